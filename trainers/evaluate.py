@@ -1,0 +1,139 @@
+"""Natural and verified accuracy, density and cost of a network on one split."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from spaces.training import EvaluationConfig
+from trainers import cost
+from trainers.bounds import IntervalPass, ball
+from trainers.data import Split
+from trainers.verify import VerificationResult, verify
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one network and how each was obtained.
+
+    `metrics` uses the names of docs/contract.md; accuracies are fractions of `num_examples`
+    examples of `split`, by the cascade `bound`, at l-infinity radius `radius` (data units).
+    """
+
+    metrics: dict[str, float]
+    split: str
+    bound: str
+    radius: float
+    num_examples: int
+    decided_by: dict[str, int]
+
+    def provenance(self) -> dict[str, str | float | int]:
+        """Where the figures come from, for a manifest or a tag."""
+        return {
+            "split": self.split,
+            "bound": self.bound,
+            "radius": self.radius,
+            "num_examples": self.num_examples,
+        }
+
+
+def evaluate(
+    model: nn.Module, split: Split, config: EvaluationConfig, *, split_name: str, seed: int = 0
+) -> Evaluation:
+    """Verify the first `config.examples` examples of `split` by the whole cascade at every radius.
+
+    Splits are shuffled when they are made, so that the first n are a random sample.
+    """
+    x_BCHW, y_B = first_examples(split, config.examples)
+    result = _verify_at(model, x_BCHW, y_B, config.radius, config, seed)
+    metrics = {
+        "natural_accuracy": result.natural_accuracy,
+        "verified_accuracy": result.verified_accuracy,
+        "falsified_accuracy_bound": result.falsified_accuracy_bound,
+        **model_cost(model, tuple(split.x.shape[1:])),
+    }
+    for radius in config.radii:
+        further = _verify_at(model, x_BCHW, y_B, radius, config, seed)
+        metrics[f"verified_accuracy_at_{radius:g}"] = further.verified_accuracy
+    decided_by: dict[str, int] = {}
+    for step in result.method:
+        decided_by[step] = decided_by.get(step, 0) + 1
+    return Evaluation(
+        metrics, split_name, "+".join(config.methods), config.radius, len(y_B), decided_by
+    )
+
+
+def evaluate_by_intervals(
+    interval: IntervalPass, split: Split, config: EvaluationConfig
+) -> dict[str, float]:
+    """The cheap figures after an epoch: one natural and two interval passes over a fixed subset.
+
+    verified_accuracy is at the evaluation radius; rung_score is at `rung_radius_factor` times it,
+    and is comparable between trials whose training epsilon ramps differ.
+    """
+    x_BCHW, y_B = first_examples(split, config.epoch_examples)
+    model = interval.model
+    was_training = model.training
+    model.eval()
+    correct = robust = rung = 0
+    with torch.no_grad():
+        for x, y in zip(x_BCHW.split(1000), y_B.split(1000), strict=True):
+            correct += int((model(x).argmax(1) == y).sum())
+            robust += count_verified(interval, x, y, config.radius)
+            rung += count_verified(interval, x, y, config.radius * config.rung_radius_factor)
+    model.train(was_training)
+    n = len(y_B)
+    return {
+        "natural_accuracy": correct / n,
+        "verified_accuracy": robust / n,
+        "rung_score": rung / n,
+    }
+
+
+def count_verified(
+    interval: IntervalPass, x_BCHW: torch.Tensor, y_B: torch.Tensor, radius: float
+) -> int:
+    """How many examples the interval bounds prove at `radius`."""
+    lower, upper = ball(x_BCHW, radius)
+    margins_BK = interval.margins(x_BCHW, y_B, lower, upper).margins_BK.clone()
+    margins_BK.scatter_(1, y_B[:, None], math.inf)
+    return int((margins_BK.amin(1) > 0).sum())
+
+
+def model_cost(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, float]:
+    """Density, parameters and inference FLOPs, of the non-zero weights alone."""
+    return {
+        "density": cost.density(model),
+        "num_active_parameters": float(cost.num_active_parameters(model)),
+        "inference_flops": float(cost.count_flops(model, input_shape)),
+        "dense_inference_flops": float(cost.dense_flops(model, input_shape)),
+    }
+
+
+def first_examples(split: Split, examples: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first `examples` of a split; all of them when None or when there are fewer."""
+    return split.x[:examples], split.y[:examples]
+
+
+def _verify_at(
+    model: nn.Module,
+    x_BCHW: torch.Tensor,
+    y_B: torch.Tensor,
+    radius: float,
+    config: EvaluationConfig,
+    seed: int,
+) -> VerificationResult:
+    return verify(
+        model,
+        x_BCHW,
+        y_B,
+        radius,
+        methods=config.methods,
+        timeout_s=None,
+        attack_steps=config.attack_steps,
+        attack_restarts=config.attack_restarts,
+        seed=seed,
+    )

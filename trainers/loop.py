@@ -1,0 +1,269 @@
+"""One training: build it, run it epoch by epoch, measure it.
+
+Knows nothing of Ray, Optuna or MLflow. `train` can be called again with the weights and masks that
+an earlier training returned, because some procedures make one ticket out of several trainings.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from spaces.training import OptimizerConfig
+from spaces.trial import TrialConfig
+from trainers.cost import TrainingCost
+from trainers.data import Data, Split, augment
+from trainers.device import generator, set_threads
+from trainers.errors import TrainingDiverged
+from trainers.evaluate import Evaluation, evaluate, evaluate_by_intervals, model_cost
+from trainers.losses import LossTerms, build_loss
+from trainers.models import build_model, initialize, prunable_weights
+from trainers.schedules import EpsilonSchedule, LearningRate
+from trainers.sparsifier import Sparsifier
+from trainers.topology import Signals, build_topology
+
+Report = Callable[[dict[str, float]], bool | None]
+
+
+class Training:
+    """A training in progress. Call `run_epoch` until `finished`, then `final_metrics`."""
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        data: Data,
+        *,
+        weights: Mapping[str, Tensor] | None = None,
+        masks: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.config, self.data = config, data
+        self.device = data.train.x.device
+        set_threads(config.compute.threads)
+        self.batch_size = min(config.batch_size, len(data.train.y))
+        self.steps_per_epoch = len(data.train.y) // self.batch_size
+        total_steps = config.epochs * self.steps_per_epoch
+        radius = config.evaluation.radius * config.epsilon.train_factor
+        self.epsilon = EpsilonSchedule(radius, config.epsilon, total_steps)
+        self.learning_rate = LearningRate(config.optimizer, total_steps)
+        self.model = build_model(
+            config.model, data.input_shape, data.num_classes, data.mean, data.std
+        ).to(self.device)
+        if weights is None:
+            self._initialize()
+        else:
+            self.model.load_state_dict(dict(weights))
+        self.loss = build_loss(config.loss, self.model, data.train.x[:2], bf16=config.compute.bf16)
+        self.weights = prunable_weights(self.model)
+        self.optimizer = build_optimizer(config.optimizer, self.model)
+        shapes = {name: weight.shape for name, weight in self.weights.items()}
+        self.topology = build_topology(config.topology, shapes, total_steps)
+        self.sparsifier = Sparsifier(
+            self.weights, self.optimizer, self.topology, generator(config.seed, "topology")
+        )
+        self._start_masks(masks, fresh=weights is None)
+        self.initial_weights = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        self.cost = TrainingCost(self.model, data.input_shape)
+        self.step = self.epoch = 0
+        self.training_flops = 0.0
+        self.evaluation: Evaluation | None = None
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """Which weights are kept, by parameter name."""
+        return self.sparsifier.masks
+
+    @property
+    def finished(self) -> bool:
+        """Whether every epoch has been run."""
+        return self.epoch >= self.config.epochs
+
+    def run_epoch(self) -> dict[str, float]:
+        """Train for one epoch, then measure by the cheap bound on the validation split.
+
+        Raises TrainingDiverged when the loss was not finite.
+        """
+        started = time.perf_counter()
+        self.model.train()
+        total = torch.zeros((), device=self.device)
+        for x_BCHW, y_B in self._batches():
+            total += self.train_step(x_BCHW, y_B).total.detach()
+        self.epoch += 1
+        train_loss = float(total) / self.steps_per_epoch
+        if not math.isfinite(train_loss):
+            raise TrainingDiverged(
+                f"the training loss became {train_loss} in epoch {self.epoch} of "
+                f"{self.config.epochs} (lr {self.config.optimizer.lr:g}, clip_norm "
+                f"{self.config.optimizer.clip_norm:g}): lower optimizer.lr or lengthen the epsilon "
+                "ramp"
+            )
+        return {
+            "epoch": float(self.epoch),
+            "train_loss": train_loss,
+            "train_epsilon": self.epsilon(self.step),
+            "training_flops": self.training_flops,
+            **evaluate_by_intervals(self.loss.interval, self.data.validation, self.config.evaluation),
+            **model_cost(self.model, self.data.input_shape),
+            "duration_s": time.perf_counter() - started,
+        }
+
+    def train_step(self, x_BCHW: Tensor, y_B: Tensor) -> LossTerms:
+        """One step of the optimizer, or, at a topology update, one change of the masks instead."""
+        self.step += 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.step)
+        terms = self.loss(x_BCHW, y_B, self.epsilon(self.step), self.epsilon.progress(self.step))
+        updates_masks = self.topology.is_update_step(self.step)
+        certified = self._certified_gradients(terms) if updates_masks else None
+        self.optimizer.zero_grad(set_to_none=True)
+        (terms.total + self._l1_penalty()).backward()
+        if updates_masks:
+            self.sparsifier.update(self.step, self._signals(certified))
+        else:
+            self.sparsifier.mask_gradients()
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
+            self.optimizer.step()
+            self.sparsifier.after_step()
+        self.training_flops += self.cost.step(
+            self.sparsifier.counts, len(y_B), self.loss.passes, dense_gradient=updates_masks
+        )
+        return terms
+
+    def final_metrics(self) -> dict[str, float]:
+        """Measure by the whole cascade on the validation split; the test split is not touched."""
+        self.evaluation = evaluate(
+            self.model,
+            self.data.validation,
+            self.config.evaluation,
+            split_name="validation",
+            seed=self.config.seed,
+        )
+        return {"training_flops": self.training_flops, **self.evaluation.metrics}
+
+    def state_dict(self) -> dict[str, object]:
+        """All that is needed to go on from here and end where an uninterrupted run ends."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "sparsifier": self.sparsifier.state_dict(),
+            "initial_weights": self.initial_weights,
+            "step": self.step,
+            "epoch": self.epoch,
+            "training_flops": self.training_flops,
+        }
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Go on from `state_dict()` of a training with the same config and data."""
+        self.model.load_state_dict(state["model"])  # type: ignore[arg-type]
+        self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
+        self.sparsifier.load_state_dict(state["sparsifier"])  # type: ignore[arg-type]
+        self.initial_weights = dict(state["initial_weights"])  # type: ignore[call-overload]
+        self.step, self.epoch = int(state["step"]), int(state["epoch"])  # type: ignore[call-overload]
+        self.training_flops = float(state["training_flops"])  # type: ignore[arg-type]
+
+    def _initialize(self, masks: Mapping[str, Tensor] | None = None) -> None:
+        # The same stream each time: the masked weights are the dense ones, rescaled to their fan-in.
+        initialize(self.model, self.config.model, generator(self.config.seed, "weights"), masks)
+
+    def _start_masks(self, masks: Mapping[str, Tensor] | None, *, fresh: bool) -> None:
+        if masks is not None:
+            self.sparsifier.start(masks=masks)
+        else:
+            self.sparsifier.start(self._initial_signals())
+        if fresh:
+            self._initialize(self.masks)
+            self.sparsifier.after_step()
+
+    def _initial_signals(self) -> Signals:
+        """What the topology method asks for at initialisation, on one batch at the full radius."""
+        if self.topology.init_inputs <= {"weights"}:
+            return Signals(weights=_detached(self.weights))
+        x_BCHW, y_B = next(self._batches())
+        self.model.train()
+        terms = self.loss(x_BCHW, y_B, self.epsilon.target, 1.0)
+        certified = None
+        if "certified_gradients" in self.topology.init_inputs:
+            certified = self._gradients(terms.certified)
+        gradients = self._gradients(terms.natural)
+        return Signals(_detached(self.weights), gradients, certified)
+
+    def _certified_gradients(self, terms: LossTerms) -> dict[str, Tensor] | None:
+        if "certified_gradients" not in self.topology.inputs:
+            return None
+        return self._gradients(terms.certified)
+
+    def _gradients(self, loss: Tensor) -> dict[str, Tensor]:
+        gradients = torch.autograd.grad(loss, list(self.weights.values()), retain_graph=True)
+        return dict(zip(self.weights, gradients, strict=True))
+
+    def _signals(self, certified: dict[str, Tensor] | None) -> Signals:
+        gradients = {}
+        for name, weight in self.weights.items():
+            assert weight.grad is not None, f"{name} took no part in the loss"
+            gradients[name] = weight.grad
+        return Signals(_detached(self.weights), gradients, certified)
+
+    def _l1_penalty(self) -> Tensor | float:
+        if self.config.optimizer.l1 == 0.0:
+            return 0.0
+        return self.config.optimizer.l1 * sum(w.abs().sum() for w in self.weights.values())
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Shuffled, augmented full batches of the training split; a function of seed and epoch."""
+        train: Split = self.data.train
+        order_generator = generator(self.config.seed, f"batches {self.epoch}")
+        order = torch.randperm(len(train.y), generator=order_generator).to(self.device)
+        augment_generator = generator(self.config.seed, f"augment {self.epoch}", self.device)
+        for step in range(self.steps_per_epoch):
+            index = order[step * self.batch_size : (step + 1) * self.batch_size]
+            x_BCHW = augment(self.config.data.augment, train.x[index], augment_generator)
+            yield x_BCHW, train.y[index]
+
+
+def build(
+    config: TrialConfig,
+    data: Data,
+    *,
+    weights: Mapping[str, Tensor] | None = None,
+    masks: Mapping[str, Tensor] | None = None,
+) -> Training:
+    """A training ready to run: fresh, or from given weights (a state_dict) and masks."""
+    return Training(config, data, weights=weights, masks=masks)
+
+
+def train(
+    config: TrialConfig,
+    data: Data,
+    *,
+    weights: Mapping[str, Tensor] | None = None,
+    masks: Mapping[str, Tensor] | None = None,
+    report: Report | None = None,
+) -> Training:
+    """Train to the end, or until `report(metrics)` returns False after some epoch."""
+    training = build(config, data, weights=weights, masks=masks)
+    while not training.finished:
+        metrics = training.run_epoch()
+        if report is not None and report(metrics) is False:
+            break
+    return training
+
+
+def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer that `config` names; weight decay acts on weights, not on biases or norms."""
+    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "radam": torch.optim.RAdam}
+    return kinds[config.name](groups, lr=config.lr)
+
+
+def _detached(weights: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    return {name: weight.detach() for name, weight in weights.items()}
