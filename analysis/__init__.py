@@ -1,0 +1,24 @@
+"""What came out of a study: its front, its tickets, their export and their certificates."""
+
+from analysis.certificate import Certificate, verify_ticket
+from analysis.errors import FrontError, TicketError
+from analysis.export import export_ticket
+from analysis.front import Front, load_front
+from analysis.pareto import pareto_front
+from analysis.plots import plot_front
+from analysis.ticket import Ticket, load_ticket, save_ticket
+
+__all__ = [
+    "Certificate",
+    "Front",
+    "FrontError",
+    "Ticket",
+    "TicketError",
+    "export_ticket",
+    "load_front",
+    "load_ticket",
+    "pareto_front",
+    "plot_front",
+    "save_ticket",
+    "verify_ticket",
+]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from spaces.base import Config, ImportPath, OpenFraction
+from spaces.base import Config, ImportPath, OpenFraction, Seed
 from spaces.model import name_by_python
 
 
@@ -20,7 +20,7 @@ class AugmentConfig(Config):
 class _DataBase(Config):
     """What every data set shares. Splits are stratified by class and depend on split_seed only."""
 
-    split_seed: int = Field(0, ge=0)
+    split_seed: Seed = 0
     validation_fraction: OpenFraction = 0.2
     test_fraction: OpenFraction = Field(
         0.2, description="Not used by data sets that come with a test part of their own."

@@ -54,7 +54,7 @@ class Cnn7Config(_Scalable):
 
 
 class ResNetConfig(_Scalable):
-    """A small residual network: a stem, then stages of basic blocks, each stage halving the size."""
+    """A small residual network: a stem, then stages of basic blocks, each halving the size."""
 
     family: Literal["resnet"] = "resnet"
     width: Width = Field(16, description="Channels of the first stage; each stage doubles them.")
@@ -65,7 +65,7 @@ class ResNetConfig(_Scalable):
 
 
 class PythonModelConfig(_Family):
-    """A network of the user's own: `function(input_shape, num_classes, **arguments) -> nn.Module`."""
+    """The user's own network: `function(input_shape, num_classes, **arguments) -> nn.Module`."""
 
     family: Literal["python"] = "python"
     python: ImportPath

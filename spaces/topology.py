@@ -24,7 +24,8 @@ class SparseConfig(Config):
     """What every sparse method shares."""
 
     density: Density = Field(
-        0.1, description="Share of the weights of linear and convolution layers that the ticket keeps."
+        0.1,
+        description="Share of the weights of linear and convolution layers that the ticket keeps.",
     )
     distribution: Distribution = Field(
         "erk",

@@ -36,7 +36,10 @@ class IbpLossConfig(CertifiedLossConfig):
 
 
 class CrownIbpLossConfig(CertifiedLossConfig):
-    """CROWN-IBP (Zhang et al. 2020): beta * CROWN-IBP + (1 - beta) * IBP bounds, beta 1 -> beta_end."""
+    """CROWN-IBP (Zhang et al. 2020): beta * CROWN-IBP + (1 - beta) * IBP bounds.
+
+    beta goes from 1 to `beta_end` during the epsilon ramp.
+    """
 
     name: Literal["crown_ibp"] = "crown_ibp"
     beta_end: Fraction = 0.0
@@ -113,6 +116,14 @@ class EvaluationConfig(Config):
         description="rung_score is the IBP-verified accuracy at this share of the radius: "
         "comparable between trials whose epsilon ramps differ.",
     )
+
+    @model_validator(mode="after")
+    def _radii_are_distinct(self) -> EvaluationConfig:
+        names = [f"{radius:g}" for radius in (self.radius, *self.radii)]  # as metrics name them
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise ValueError(f"radii: {name} appears twice in radius and radii: remove it")
+        return self
 
 
 class ComputeConfig(Config):

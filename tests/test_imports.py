@@ -18,7 +18,7 @@ TRAINER_ROWS = [
     {"evaluate"},
     {"losses", "verify", "sparsifier"},
     {"attack", "topology", "bounds", "schedules"},
-    {"data", "models", "cost", "device", "errors"},
+    {"data", "models", "cost", "device", "errors", "imports"},
 ]
 
 

@@ -41,16 +41,20 @@ class Training:
         masks: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.config, self.data = config, data
+        self.step = self.epoch = 0
+        self.training_flops = 0.0
+        self.evaluation: Evaluation | None = None
         self.device = data.train.x.device
         set_threads(config.compute.threads)
         self.batch_size = min(config.batch_size, len(data.train.y))
         self.steps_per_epoch = len(data.train.y) // self.batch_size
         total_steps = config.epochs * self.steps_per_epoch
-        radius = config.evaluation.radius * config.epsilon.train_factor
-        self.epsilon = EpsilonSchedule(radius, config.epsilon, total_steps)
+        self.epsilon = EpsilonSchedule.from_config(
+            config.epsilon, config.evaluation.radius, total_steps
+        )
         self.learning_rate = LearningRate(config.optimizer, total_steps)
         self.model = build_model(
-            config.model, data.input_shape, data.num_classes, data.mean, data.std
+            config.model, data.input_shape, data.num_classes, data.mean, data.std, config.seed
         ).to(self.device)
         if weights is None:
             self._initialize()
@@ -67,9 +71,6 @@ class Training:
         self._start_masks(masks, fresh=weights is None)
         self.initial_weights = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         self.cost = TrainingCost(self.model, data.input_shape)
-        self.step = self.epoch = 0
-        self.training_flops = 0.0
-        self.evaluation: Evaluation | None = None
 
     @property
     def masks(self) -> dict[str, Tensor]:
@@ -165,7 +166,7 @@ class Training:
         self.training_flops = float(state["training_flops"])  # type: ignore[arg-type]
 
     def _initialize(self, masks: Mapping[str, Tensor] | None = None) -> None:
-        # The same stream each time: the masked weights are the dense ones, rescaled to their fan-in.
+        # The same stream each time: the masked weights are the dense ones, rescaled to fan-in.
         initialize(self.model, self.config.model, generator(self.config.seed, "weights"), masks)
 
     def _start_masks(self, masks: Mapping[str, Tensor] | None, *, fresh: bool) -> None:

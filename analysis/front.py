@@ -1,0 +1,237 @@
+"""The Pareto front of a study, and the answers to questions about it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis import pareto
+from analysis.errors import FrontError
+from analysis.pareto import direction_of
+from analysis.store import NEWEST, StudyRecord, Trial, read_study
+from spaces.metrics import Constraint, Direction
+from spaces.study import DEFAULT_OBJECTIVES
+
+RULES = ("verified", "natural", "smallest", "knee")
+COLUMNS = (
+    "natural_accuracy",
+    "verified_accuracy",
+    "falsified_accuracy_bound",
+    "density",
+    "num_active_parameters",
+    "inference_flops",
+)
+
+# Each rule is an order: the first metric decides, the others break ties.
+_ORDERS = {
+    "verified": ("verified_accuracy", "natural_accuracy", "inference_flops"),
+    "natural": ("natural_accuracy", "verified_accuracy", "inference_flops"),
+    "smallest": ("inference_flops", "verified_accuracy", "natural_accuracy"),
+}
+
+
+@dataclass(frozen=True)
+class Front:
+    """The completed trials of a study that satisfy `where` and that no other such trial dominates.
+
+    `candidates` are the completed trials that satisfy `where`; `members` are those on the front.
+    `unranked` are completed trials that lack an objective, and take no part.
+    """
+
+    study: StudyRecord
+    objectives: tuple[str, ...]
+    where: tuple[Constraint, ...]
+    candidates: tuple[Trial, ...]
+    members: tuple[Trial, ...]
+    unranked: tuple[Trial, ...]
+
+    def best(self, rule: str = "verified") -> Trial:
+        """One trial: `verified`, `natural`, `smallest` (fewest FLOPs) or `knee` (see pareto.knee).
+
+        Ties go to the trial that is better in the other two figures, then to the earlier one.
+        """
+        check_rule(rule)
+        if rule == "knee":
+            return self.members[pareto.knee(self._values(self.members), self._directions())]
+        order = _ORDERS[rule]
+        for name in order:
+            lacking = [trial.run_id for trial in self.candidates if name not in trial.metrics]
+            if lacking:
+                raise FrontError(
+                    f"rule {rule} compares {name}, which run {lacking[0]} has not recorded"
+                )
+        return min(self.candidates, key=lambda trial: [_cost(trial, name) for name in order])
+
+    def hypervolume(self, reference: Mapping[str, float]) -> float:
+        """Volume dominated, up to a `reference` (the worst value that counts) per objective."""
+        absent = [name for name in self.objectives if name not in reference]
+        if absent:
+            raise FrontError(f"reference has no value for {', '.join(absent)}: give one for each")
+        return pareto.hypervolume(
+            self._values(self.members),
+            self._directions(),
+            [reference[name] for name in self.objectives],
+        )
+
+    def table(self) -> list[dict[str, str | int | float]]:
+        """One row per member, best verified accuracy first: number, metrics, method, run_id."""
+        names = list(dict.fromkeys([*self.objectives, *COLUMNS]))
+        return [
+            {
+                "number": trial.number,
+                **{name: trial.metrics[name] for name in names if name in trial.metrics},
+                "method": trial.method,
+                "run_id": trial.run_id,
+            }
+            for trial in self.members
+        ]
+
+    def to_json(self) -> str:
+        """One JSON document: the question, how the figures were obtained, the members."""
+        first = self.members[0]
+        document = {
+            "study": self.study.name,
+            "tracking_uri": self.study.tracking_uri,
+            "study_runs": list(self.study.run_ids),
+            "objectives": {name: direction_of(name) for name in self.objectives},
+            "where": [str(constraint) for constraint in self.where],
+            "split": first.split,
+            "radius": first.radius,
+            "bound": first.bound,
+            "num_examples": first.num_examples,
+            "num_completed": self.study.count("completed"),
+            "num_stopped": self.study.count("stopped"),
+            "num_failed": self.study.count("failed"),
+            "num_candidates": len(self.candidates),
+            "num_unranked": len(self.unranked),
+            "members": [
+                {
+                    "number": trial.number,
+                    "run_id": trial.run_id,
+                    "metrics": dict(sorted(trial.metrics.items())),
+                    "params": dict(sorted(trial.params.items())),
+                }
+                for trial in self.members
+            ],
+        }
+        return json.dumps(document, indent=2, allow_nan=False)
+
+    def to_csv(self) -> str:
+        """The table as comma-separated values with a header row."""
+        rows = self.table()
+        out = io.StringIO()
+        names = list(dict.fromkeys(key for row in rows for key in row))
+        writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return out.getvalue()
+
+    def _directions(self) -> list[Direction]:
+        return [direction_of(name) for name in self.objectives]
+
+    def _values(self, trials: Sequence[Trial]) -> list[list[float]]:
+        return [[trial.metrics[name] for name in self.objectives] for trial in trials]
+
+
+def check_rule(rule: str) -> None:
+    """Raise FrontError when `rule` is not one that `Front.best` knows."""
+    if rule not in RULES:
+        raise FrontError(f"there is no rule {rule!r}: use {', '.join(RULES[:-1])} or {RULES[-1]}")
+
+
+def load_front(
+    study: str | Path,
+    *,
+    tracking_uri: str | None = None,
+    where: Sequence[str | Constraint] = (),
+    objectives: Sequence[str] | None = None,
+    study_run: str = NEWEST,
+) -> Front:
+    """The front of a study, given by its name in the tracking store or its YAML file.
+
+    Only completed trials count: a stopped trial was measured at low fidelity. `where` holds
+    constraints such as "verified_accuracy >= 0.8"; `objectives` default to the study's own.
+    `study_run` is `newest`, `all` searches of that name together, or the run id of one of them.
+
+    FrontError when the store or the study does not exist, no trial has completed, or none satisfies
+    `where`: it then names the nearest trial and by how much it misses.
+    """
+    constraints = tuple(c if isinstance(c, Constraint) else Constraint.parse(c) for c in where)
+    record = read_study(study, tracking_uri=tracking_uri, study_run=study_run)
+    names = tuple(objectives or record.objectives or DEFAULT_OBJECTIVES)
+    directions = [direction_of(name) for name in names]
+    completed = [trial for trial in record.trials if trial.state == "completed"]
+    if not completed:
+        raise FrontError(_none_completed(record))
+    ranked = [trial for trial in completed if all(name in trial.metrics for name in names)]
+    if not ranked:
+        raise FrontError(
+            f"no completed trial of study {record.name!r} has recorded all of {', '.join(names)}: "
+            f"recorded are {', '.join(sorted(completed[0].metrics))}"
+        )
+    candidates = [t for t in ranked if all(_holds(t, c) for c in constraints)]
+    if not candidates:
+        raise FrontError(_nearest_miss(ranked, constraints))
+    values = [[trial.metrics[name] for name in names] for trial in candidates]
+    keep = pareto.nondominated(values, directions)
+    members = [trial for trial, kept in zip(candidates, keep, strict=True) if kept]
+    members.sort(key=lambda trial: [_cost(trial, name) for name in _table_order(names)])
+    unranked = [trial for trial in completed if trial not in ranked]
+    return Front(record, names, constraints, tuple(candidates), tuple(members), tuple(unranked))
+
+
+def _table_order(names: Sequence[str]) -> list[str]:
+    return sorted(names, key=lambda name: name != "verified_accuracy")
+
+
+def _cost(trial: Trial, name: str) -> float:
+    value = trial.metrics[name]
+    return -value if direction_of(name) == "maximize" else value
+
+
+def _none_completed(record: StudyRecord) -> str:
+    return (
+        f"study {record.name!r} has no completed trial yet ({len(record.trials)} recorded: "
+        f"{record.count('stopped')} stopped early, {record.count('failed')} failed, "
+        f"{record.count('running')} running): wait for it, or raise budget.trials. Stopped trials "
+        "never enter the front, because they were measured before their training ended"
+    )
+
+
+def _nearest_miss(trials: Sequence[Trial], constraints: Sequence[Constraint]) -> str:
+    # Relative to the bound, so that FLOPs and fractions weigh alike.
+    def total_miss(trial: Trial) -> float:
+        return sum(_miss(trial, c) / (abs(c.bound) or 1.0) for c in constraints)
+
+    nearest = min(trials, key=total_miss)
+    reasons = [
+        f"{c} (it has {_shown(nearest, c.metric)}, which misses by {_miss(nearest, c):.4g})"
+        for c in constraints
+        if not _holds(nearest, c)
+    ]
+    return (
+        f"none of the {len(trials)} completed trials satisfies "
+        f"{' and '.join(map(str, constraints))}. The nearest is trial {nearest.number} (run "
+        f"{nearest.run_id}), which fails {' and '.join(reasons)}: loosen the constraint, or search "
+        "longer"
+    )
+
+
+def _holds(trial: Trial, constraint: Constraint) -> bool:
+    """Whether a trial satisfies a constraint; one that has not recorded the metric does not."""
+    return constraint.metric in trial.metrics and constraint.holds(trial.metrics)
+
+
+def _miss(trial: Trial, constraint: Constraint) -> float:
+    if constraint.metric not in trial.metrics:
+        return math.inf
+    return max(0.0, constraint.violation(trial.metrics))
+
+
+def _shown(trial: Trial, name: str) -> str:
+    return f"{trial.metrics[name]:.6g}" if name in trial.metrics else "not recorded it"

@@ -1,0 +1,252 @@
+"""The front as a picture: PNG, or one HTML file that needs no network."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox
+
+from analysis.errors import FrontError
+from analysis.files import write_whole
+from analysis.front import Front
+from analysis.plots_html import to_html
+from analysis.store import Trial
+
+X, Y, COLOUR = "natural_accuracy", "verified_accuracy", "inference_flops"
+INK, MUTED, FAINT = "#1b1f24", "#6a737d", "#b9c0c7"
+# Lightness falls all the way, so that few FLOPs are light in grey too.
+COLOURS = LinearSegmentedColormap.from_list(
+    "gold to plum", ["#f9dc7c", "#e3a43a", "#b4643c", "#6d3450", "#27173d"]
+)
+MAX_LABELS = 24
+LEFT = 0.1
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "goldenticket",
+}
+
+
+def plot_front(front: Front, path: str | Path) -> Path:
+    """Draw verified against natural accuracy, FLOPs as colour and size, to a .png or .html file.
+
+    Members of the front are labelled by trial number and density; other completed trials and, where
+    in view, stopped ones are faint. FrontError for another suffix or a member without a figure that
+    is drawn; TicketError when the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".png", ".html"):
+        raise FrontError(f"{path}: the plot's name must end in .png or .html")
+    for trial in front.members:
+        absent = [name for name in (X, Y, COLOUR) if name not in trial.metrics]
+        if absent:
+            raise FrontError(f"run {trial.run_id} has not recorded {', '.join(absent)}")
+    with matplotlib.rc_context(_STYLE):
+        figure = _draw(front)
+        out = io.BytesIO()
+        if path.suffix.lower() == ".png":
+            figure.savefig(out, format="png", dpi=160, metadata={"Software": None})
+            write_whole(path, out.getvalue())
+        else:
+            figure.savefig(out, format="svg", metadata={"Date": None})
+            write_whole(path, to_html(front, out.getvalue()).encode())
+    return path
+
+
+def _draw(front: Front) -> Figure:
+    figure = Figure(figsize=(8.4, 5.4), facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((LEFT, 0.115, 0.86 - LEFT, 0.725))
+    members = front.members
+    others, stopped = _background(front)
+    _frame(axes, [*members, *others])
+    if others:
+        _faint(axes, others, "o", "completed, not on the front")
+    visible = [trial for trial in stopped if _in_view(axes, trial)]
+    if stopped:
+        _faint(axes, visible, "x", f"stopped early ({len(visible)} of {len(stopped)} in view)")
+    norm = _flops_norm(members)
+    for trial in sorted(members, key=lambda t: -t.metrics[COLOUR]):
+        share = float(norm(trial.metrics[COLOUR]))
+        axes.scatter(
+            [trial.metrics[X]],
+            [trial.metrics[Y]],
+            s=70 + 190 * share,
+            c=[COLOURS(share)],
+            edgecolors=INK,
+            linewidths=0.9,
+            zorder=3,
+            gid=f"run-{trial.run_id}",
+        )
+    _colour_bar(figure, norm)
+    _titles(figure, front)
+    if others or stopped:
+        figure.legend(
+            loc="lower right",
+            bbox_to_anchor=(0.86, 0.0),
+            ncols=2,
+            frameon=False,
+            fontsize=8.5,
+            labelcolor=MUTED,
+            handlelength=1,
+            handletextpad=0.3,
+        )
+    _label(figure, axes, members, [*others, *visible])
+    return figure
+
+
+def _background(front: Front) -> tuple[list[Trial], list[Trial]]:
+    """Completed trials off the front, and stopped ones, that have both accuracies."""
+    on_front = {trial.run_id for trial in front.members}
+    drawable = [t for t in front.study.trials if X in t.metrics and Y in t.metrics]
+    others = [t for t in drawable if t.state == "completed" and t.run_id not in on_front]
+    return others, [t for t in drawable if t.state == "stopped"]
+
+
+def _frame(axes: Axes, trials: Sequence[Trial]) -> None:
+    for name, limits in ((X, axes.set_xlim), (Y, axes.set_ylim)):
+        values = [trial.metrics[name] for trial in trials]
+        margin = max(0.14 * (max(values) - min(values)), 0.012)
+        limits(min(values) - margin, max(values) + margin)
+    axes.set_xlabel("natural accuracy", loc="left")
+    axes.set_ylabel("verified accuracy", loc="bottom")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
+        axis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
+    axes.grid(color="#eceff2", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _faint(axes: Axes, trials: Sequence[Trial], marker: str, label: str) -> None:
+    style: dict[str, Any] = {"marker": marker, "color": FAINT}
+    if marker == "o":
+        style = {"marker": marker, "facecolors": "none", "edgecolors": FAINT}
+    axes.scatter([], [], s=26, linewidths=1.0, label=label, **style)
+    for trial in trials:
+        x, y = trial.metrics[X], trial.metrics[Y]
+        axes.scatter([x], [y], s=26, linewidths=1.0, zorder=2, gid=f"run-{trial.run_id}", **style)
+
+
+def _in_view(axes: Axes, trial: Trial) -> bool:
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    return left <= trial.metrics[X] <= right and bottom <= trial.metrics[Y] <= top
+
+
+def _flops_norm(members: Sequence[Trial]) -> LogNorm:
+    flops = [max(trial.metrics[COLOUR], 1.0) for trial in members]
+    low, high = min(flops), max(flops)
+    return LogNorm(low, high) if high > 1.05 * low else LogNorm(low / 2, high * 2)
+
+
+def _colour_bar(figure: Figure, norm: LogNorm) -> None:
+    place = figure.add_axes((0.89, 0.2, 0.018, 0.54))
+    bar = figure.colorbar(ScalarMappable(norm, COLOURS), cax=place)
+    bar.outline.set_visible(False)
+    place.yaxis.set_major_formatter(EngFormatter(sep=" "))
+    place.yaxis.set_minor_locator(NullLocator())
+    place.set_yticks(_ticks(norm))
+    place.tick_params(length=0, labelsize=8.5)
+    place.set_title("FLOPs per\nexample", fontsize=8.5, color=INK, loc="left", pad=8)
+
+
+def _ticks(norm: LogNorm) -> list[float]:
+    """1, 2 and 5 times powers of ten; the geometric middle where the range has fewer than two."""
+    assert norm.vmin is not None and norm.vmax is not None
+    low, high = norm.vmin, norm.vmax
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    round_values = [step * 10.0**power for power in powers for step in (1, 2, 5)]
+    inside = [value for value in round_values if low <= value <= high]
+    return inside if len(inside) > 1 else [float(f"{math.sqrt(low * high):.3g}")]
+
+
+def _titles(figure: Figure, front: Front) -> None:
+    done = front.study.count("completed")
+    title = f"{front.study.name}: {len(front.members)} of {done} completed trials on the front"
+    figure.text(LEFT, 0.95, title, fontsize=13.5, fontweight="bold", color=INK)
+    figure.text(LEFT, 0.908, front.members[0].provenance, fontsize=8.5, color=MUTED)
+    notes = [*map(str, front.where), "labels: trial number and density"]
+    figure.text(LEFT, 0.873, "  ·  ".join(notes), fontsize=8.5, color=MUTED)
+
+
+def _label(figure: Figure, axes: Axes, members: Sequence[Trial], faint: Sequence[Trial]) -> None:
+    """Put each label at the first place around its point where it covers nothing."""
+    figure.canvas.draw()
+    taken = [_around(axes, trial, 11.0) for trial in members]
+    taken += [_around(axes, trial, 4.0) for trial in faint]
+    frame = axes.get_window_extent()
+    for index, trial in enumerate(members[:MAX_LABELS]):
+        text = axes.annotate(
+            f"#{trial.number}" + _density(trial),
+            (trial.metrics[X], trial.metrics[Y]),
+            xytext=(0, 0),
+            textcoords="offset points",
+            fontsize=8.5,
+            color=INK,
+            zorder=4,
+            path_effects=[patheffects.withStroke(linewidth=2.5, foreground="white")],
+        )
+        blocked = taken[:index] + taken[index + 1 :]
+        best: tuple[float, int] | None = None
+        for order, (dx, dy, ha, va) in enumerate(_PLACES):
+            text.set(position=(dx, dy), ha=ha, va=va)
+            box = text.get_window_extent()
+            cost = sum(_overlap(box, other) for other in blocked)
+            cost += box.width * box.height - _overlap(box, frame)
+            if best is None or cost < best[0]:
+                best = (cost, order)
+        assert best is not None
+        dx, dy, ha, va = _PLACES[best[1]]
+        text.set(position=(dx, dy), ha=ha, va=va)
+        taken.append(text.get_window_extent())
+
+
+_PLACES = (
+    (10, 0, "left", "center"),
+    (-10, 0, "right", "center"),
+    (0, 10, "center", "bottom"),
+    (0, -10, "center", "top"),
+    (8, 7, "left", "bottom"),
+    (8, -7, "left", "top"),
+    (-8, 7, "right", "bottom"),
+    (-8, -7, "right", "top"),
+    (0, 21, "center", "bottom"),
+    (0, -21, "center", "top"),
+    (22, 14, "left", "bottom"),
+    (22, -14, "left", "top"),
+)
+
+
+def _density(trial: Trial) -> str:
+    density = trial.metrics.get("density")
+    return "" if density is None else f"  {100 * density:.2g} %"
+
+
+def _around(axes: Axes, trial: Trial, half: float) -> Bbox:
+    x, y = axes.transData.transform((trial.metrics[X], trial.metrics[Y]))
+    return Bbox.from_extents(x - half, y - half, x + half, y + half)
+
+
+def _overlap(a: Bbox, b: Bbox) -> float:
+    width = min(a.x1, b.x1) - max(a.x0, b.x0)
+    height = min(a.y1, b.y1) - max(a.y0, b.y0)
+    return max(0.0, width) * max(0.0, height)

@@ -1,0 +1,318 @@
+"""The `goldenticket` command: search, front, export, verify, space.
+
+Results go to standard output, progress and messages to standard error. Exit status: 0 done, 1 the
+job failed, 2 the input is wrong. Heavy libraries are imported by the verb that needs them, so that
+`--help` and a mistyped file answer at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from spaces import StudyConfig
+
+if TYPE_CHECKING:
+    from analysis import Front
+
+app = typer.Typer(
+    name="goldenticket",
+    help="Find the smallest network that is accurate and provably robust, and ship it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+space_app = typer.Typer(help="Look at the search space of a study file.", no_args_is_help=True)
+app.add_typer(space_app, name="space")
+RULES = "verified, natural, smallest or knee"
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
+StudyName = Annotated[
+    str, typer.Argument(metavar="STUDY", help="A study's name in the tracking store, or its file.")
+]
+TicketFolder = Annotated[Path, typer.Argument(metavar="TICKET_DIR", help="An exported ticket.")]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(help="MLflow address. [default: the study file's, else sqlite:///mlflow.db]"),
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(help='A constraint such as "verified_accuracy >= 0.8"; may be repeated.'),
+]
+Best = Annotated[str | None, typer.Option(help=f"Choose one trial by a rule: {RULES}.")]
+
+
+class JobFailed(RuntimeError):
+    """The input was right but the work did not succeed: exit status 1."""
+
+
+@app.command()
+def search(
+    study_file: StudyFile,
+    executor: Annotated[
+        Literal["ray", "local"], typer.Option(help="Ray Tune, or one process without Ray.")
+    ] = "ray",
+    address: Annotated[
+        str | None, typer.Option(help="A running Ray cluster. [default: start Ray here]")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Number of trials, instead of the study's.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the newest search of this study.")
+    ] = False,
+    tracking_uri: TrackingUri = None,
+    output: Annotated[Path, typer.Option(help="The best ticket goes to OUTPUT/<study>.")] = Path(
+        "tickets"
+    ),
+    best: Annotated[str, typer.Option(help=f"Which ticket to export: {RULES}.")] = "verified",
+) -> None:
+    """Search, print the front, export the best ticket and verify it."""
+    study = _overridden(StudyConfig.from_yaml(study_file), trials, tracking_uri)
+    from analysis.front import check_rule  # noqa: PLC0415
+    from search.progress import Progress  # noqa: PLC0415
+    from search.run import run_study  # noqa: PLC0415
+
+    check_rule(best)
+    result = run_study(
+        study,
+        executor,
+        address=address,
+        resume=resume,
+        observers=(Progress(_stderr()),),
+    )
+    if not result.count("completed"):
+        raise JobFailed(
+            f"none of the {len(result.records)} trials of study {study.name!r} completed, so there "
+            "is no ticket; the reasons are above and, with tracebacks, in MLflow"
+        )
+    _export_best(study, best, output)
+
+
+@app.command()
+def front(
+    study: StudyName,
+    where: Where = None,
+    objectives: Annotated[
+        str | None, typer.Option(help="Metrics separated by commas, instead of the study's.")
+    ] = None,
+    best: Best = None,
+    format: Annotated[
+        Literal["table", "json", "csv"], typer.Option(help="How to print it.")
+    ] = "table",
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw it too, as FILE.png or FILE.html.")
+    ] = None,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Show the Pareto front of a study, or the one trial that a rule picks."""
+    from analysis import load_front, plot_front  # noqa: PLC0415
+    from analysis.front import check_rule  # noqa: PLC0415
+
+    if best is not None:
+        check_rule(best)
+    names = None if objectives is None else [name.strip() for name in objectives.split(",")]
+    found = load_front(study, tracking_uri=tracking_uri, where=where or (), objectives=names)
+    shown = found if best is None else dataclasses.replace(found, members=(found.best(best),))
+    _print_front(shown, format)
+    if plot is not None:
+        _stderr().print(f"drawn: {plot_front(found, plot)}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def export(
+    study: StudyName,
+    to: Annotated[Path, typer.Option(help="Folder to write; may replace an older ticket.")],
+    run: Annotated[str | None, typer.Option(help="Run id of a trial, or its beginning.")] = None,
+    best: Best = None,
+    where: Where = None,
+    onnx: Annotated[bool, typer.Option(help="Write model.onnx, checked against PyTorch.")] = True,
+    tracking_uri: TrackingUri = None,
+) -> None:
+    """Write the ticket of one trial: manifest, weights, masks and ONNX model."""
+    from analysis import export_ticket  # noqa: PLC0415
+
+    folder = export_ticket(
+        study, to, run=run, best=best, where=where or (), tracking_uri=tracking_uri, onnx=onnx
+    )
+    _stderr().print(f"next: goldenticket verify {folder}", highlight=False, soft_wrap=True)
+    print(folder)
+
+
+@app.command()
+def verify(
+    ticket: TicketFolder,
+    radius: Annotated[
+        list[float] | None,
+        typer.Option(help="l-infinity radius in data units; may be repeated. [default: its own]"),
+    ] = None,
+    examples: Annotated[
+        int | None, typer.Option(help="The first so many examples. [default: all]")
+    ] = None,
+    split: Annotated[
+        Literal["train", "validation", "test"], typer.Option(help="Which part of the data.")
+    ] = "test",
+    methods: Annotated[
+        str | None, typer.Option(help="Bounds by commas, cheapest first. [default: its own]")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds per radius; then the rest is unknown.")
+    ] = None,
+    format: Annotated[
+        Literal["table", "json"], typer.Option(help="How to print it.")
+    ] = "table",
+) -> None:
+    """Check a ticket from its folder alone and write its certificate there."""
+    from analysis import verify_ticket  # noqa: PLC0415
+    from search.display import certificate_table  # noqa: PLC0415
+
+    certificate = verify_ticket(
+        ticket,
+        radii=radius,
+        examples=examples,
+        split=split,
+        methods=None if methods is None else [name.strip() for name in methods.split(",")],
+        timeout_s=timeout,
+    )
+    if format == "json":
+        print(certificate.to_json())
+    else:
+        _stdout().print(certificate_table(certificate))
+
+
+@space_app.command("show")
+def space_show(study_file: StudyFile) -> None:
+    """List what may be tried: each parameter, its values, and when it is asked for."""
+    from search.display import space_table  # noqa: PLC0415
+
+    study = StudyConfig.from_yaml(study_file)
+    _stdout().print(space_table(study.search_space(), f"Search space of {study.name}"))
+
+
+@space_app.command("sample")
+def space_sample(
+    study_file: StudyFile,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many trials.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+) -> None:
+    """Print trial configurations drawn at random, one JSON document per line."""
+    space = StudyConfig.from_yaml(study_file).search_space()
+    rng = random.Random(seed)
+    for _ in range(count):
+        print(space.decode(space.sample(rng)).model_dump_json())
+
+
+@space_app.command("schema")
+def space_schema(study_file: StudyFile) -> None:
+    """Print the JSON Schema of study files, for editors; the file itself is checked first."""
+    StudyConfig.from_yaml(study_file)
+    print(json.dumps(StudyConfig.model_json_schema(), indent=2))
+
+
+def main() -> None:
+    """Run the command line; the console script's entry point."""
+    try:
+        # A study may name functions of the user's own, in the folder where it is run.
+        sys.path.insert(0, os.getcwd())
+        app()
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except Exception as error:
+        sys.exit(_report(error))
+
+
+def _report(error: Exception) -> int:
+    """Tell a person what went wrong, and return the exit status."""
+    if os.environ.get("GOLDENTICKET_TRACEBACK"):
+        traceback.print_exception(error)
+    # Every error of ours that names a mistake in the input is a ValueError with our message.
+    ours = type(error).__module__.split(".")[0] in ("spaces", "trainers", "analysis", "search")
+    if ours:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+    print(
+        f"error: {type(error).__name__}: {error}\n"
+        "This was not foreseen. Set GOLDENTICKET_TRACEBACK=1 and run it again to see where it "
+        "happened; what is recorded already is kept.",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def _overridden(study: StudyConfig, trials: int | None, tracking_uri: str | None) -> StudyConfig:
+    tree = study.model_dump(mode="json")
+    if trials is not None:
+        tree["budget"]["trials"] = trials
+    if tracking_uri is not None:
+        tree["tracking"]["uri"] = tracking_uri
+    return StudyConfig.from_dict(tree)
+
+
+def _export_best(study: StudyConfig, rule: str, output: Path) -> None:
+    """Print the front of a finished search, export its best ticket and verify it."""
+    from analysis import FrontError, export_ticket, load_front, verify_ticket  # noqa: PLC0415
+    from search.display import certificate_table, front_table  # noqa: PLC0415
+
+    uri, objectives = study.tracking.uri, study.objectives
+    try:
+        found = load_front(
+            study.name, tracking_uri=uri, objectives=objectives, where=study.constraints
+        )
+    except FrontError as error:
+        _print_front(load_front(study.name, tracking_uri=uri, objectives=objectives), "table")
+        raise JobFailed(f"no ticket is exported: {error}") from error
+    stdout = _stdout()
+    stdout.print(front_table(found))
+    trial = found.best(rule)
+    folder = export_ticket(trial, output / study.name)
+    stdout.print(
+        f"Best by rule '{rule}': trial {trial.number}, exported to {folder}\n",
+        highlight=False,
+        soft_wrap=True,
+    )
+    stdout.print(certificate_table(verify_ticket(folder)))
+    stdout.print(_next_steps(study, folder), highlight=False, soft_wrap=True)
+
+
+def _next_steps(study: StudyConfig, folder: Path) -> str:
+    uri = "" if study.tracking.uri == "sqlite:///mlflow.db" else study.tracking.uri
+    return (
+        "Next:\n"
+        f"  goldenticket front {study.name}{uri and f' --tracking-uri {uri}'} --plot front.png\n"
+        f"  goldenticket verify {folder} --radius {study.evaluation.radius:g}\n"
+        f"  mlflow ui --backend-store-uri {study.tracking.uri}"
+    )
+
+
+def _print_front(found: Front, format: str) -> None:
+    from search.display import front_table  # noqa: PLC0415
+
+    if format == "json":
+        print(found.to_json())
+    elif format == "csv":
+        print(found.to_csv(), end="")
+    else:
+        _stdout().print(front_table(found))
+
+
+def _stdout() -> Console:
+    # Piped output is not wrapped to a guessed width.
+    return Console() if sys.stdout.isatty() else Console(width=160)
+
+
+def _stderr() -> Console:
+    return Console(stderr=True)
+
+
+if __name__ == "__main__":
+    main()

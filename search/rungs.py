@@ -1,0 +1,52 @@
+"""The early stopping rule: asynchronous successive halving (Li et al. 2020), stopping variant."""
+
+from __future__ import annotations
+
+import math
+
+
+class Rungs:
+    """Stops a trial whose score is not among the best of those that reached the same rung.
+
+    Rungs lie at `grace_epochs * reduction_factor^k`, below `max_epochs`; bracket s skips the first
+    s of them, and trial n belongs to bracket n modulo `brackets`. A trial that reaches a rung as
+    the n-th goes on if fewer than max(1, floor(n / reduction_factor)) scores there are better than
+    its own: nobody waits for anybody, so early arrivals have it easier. Higher scores are better;
+    a score that is not finite never goes on.
+    """
+
+    def __init__(
+        self, grace_epochs: int, reduction_factor: int, max_epochs: int, brackets: int = 1
+    ) -> None:
+        self.reduction_factor = reduction_factor
+        self.brackets = brackets
+        levels: list[int] = []
+        while (level := grace_epochs * reduction_factor ** len(levels)) < max_epochs:
+            levels.append(level)
+        self.levels = tuple(levels)
+        self._scores: dict[tuple[int, int], dict[int, float]] = {}
+
+    def decide(self, trial: int, epoch: int, score: float) -> bool:
+        """Record the score if the trial has reached a new rung; return whether it may go on."""
+        rung = self._rung(trial, epoch)
+        if rung is None or trial in self._scores.get(rung, {}):
+            return True
+        self.record(trial, epoch, score)
+        scores = self._scores[rung]
+        if not math.isfinite(score):
+            return False
+        num_better = sum(other > score for other in scores.values())
+        return num_better < max(1, len(scores) // self.reduction_factor)
+
+    def record(self, trial: int, epoch: int, score: float) -> None:
+        """Enter a score without deciding: so rungs are rebuilt when a search is resumed."""
+        rung = self._rung(trial, epoch)
+        if rung is not None:
+            self._scores.setdefault(rung, {}).setdefault(
+                trial, score if math.isfinite(score) else -math.inf
+            )
+
+    def _rung(self, trial: int, epoch: int) -> tuple[int, int] | None:
+        bracket = trial % self.brackets
+        reached = [level for level in self.levels[bracket:] if level <= epoch]
+        return (bracket, reached[-1]) if reached else None

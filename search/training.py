@@ -1,0 +1,68 @@
+"""The trial that searches run: a real training, measured by the whole cascade, kept as a ticket."""
+
+from __future__ import annotations
+
+from pydantic import TypeAdapter
+
+from analysis.ticket import Ticket, save_ticket
+from search.trial import Measurement, TrialJob
+from spaces.data import DataConfig
+from spaces.study import StudyConfig
+from trainers import build
+from trainers.data import load_data
+from trainers.device import release_memory, resolve_device
+
+
+class TrainingTrial:
+    """A training and, at its end, its ticket."""
+
+    def __init__(self, job: TrialJob) -> None:
+        device = resolve_device(job.config.compute.device)
+        self._job = job
+        self._training = build(job.config, load_data(job.config.data, device))
+        self._last: dict[str, float] = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs have been run."""
+        return self._training.finished
+
+    def run_epoch(self) -> Measurement:
+        """Train for one epoch and measure by the cheap bound."""
+        self._last = self._training.run_epoch()
+        evaluation = self._job.config.evaluation
+        num_examples = min(evaluation.epoch_examples, len(self._training.data.validation))
+        provenance = {
+            "split": "validation",
+            "bound": "ibp",
+            "radius": str(evaluation.radius),
+            "num_examples": str(num_examples),
+        }
+        return Measurement(self._last, provenance)
+
+    def finish(self) -> Measurement:
+        """Measure by the whole cascade on the validation split and write the ticket's folder."""
+        metrics = {**self._last, **self._training.final_metrics()}
+        evaluation = self._training.evaluation
+        assert evaluation is not None
+        ticket = Ticket.from_training(self._training, metrics)
+        provenance = {name: str(value) for name, value in evaluation.provenance().items()}
+        return Measurement(metrics, provenance, save_ticket(ticket, self._job.ticket))
+
+
+class TrainingFactory:
+    """Builds real trainings; a process keeps the data set of its last trial."""
+
+    def prepare(self, study: StudyConfig) -> None:
+        """Read the data once, so that a missing or broken file is told before anything starts."""
+        fixed = {key: value for key, value in study.data.items() if key != "augment"}
+        config: DataConfig = TypeAdapter(DataConfig).validate_python(fixed)
+        load_data(config, "cpu")
+
+    def __call__(self, job: TrialJob) -> TrainingTrial:
+        """Build the training of a job."""
+        return TrainingTrial(job)
+
+    def release(self) -> None:
+        """Give memory back, on the device too."""
+        release_memory()

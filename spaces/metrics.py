@@ -1,0 +1,169 @@
+"""The names of what is measured, and conditions on them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import (
+    GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from spaces.base import Config, ConfigError
+from spaces.reading import show, suggest_name
+
+Direction = Literal["maximize", "minimize", "none"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measured number: which way is better, its unit, and what it is."""
+
+    name: str
+    direction: Direction
+    unit: str
+    description: str
+
+
+_SHARE = "fraction"
+METRICS: Mapping[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("natural_accuracy", "maximize", _SHARE, "Correctly classified examples."),
+        Metric("verified_accuracy", "maximize", _SHARE, "Examples proved robust at the radius."),
+        Metric(
+            "falsified_accuracy_bound",
+            "maximize",
+            _SHARE,
+            "1 - falsified share: an upper bound on the robust accuracy.",
+        ),
+        Metric("density", "minimize", _SHARE, "Non-zero weights over all prunable weights."),
+        Metric("num_active_parameters", "minimize", "count", "Parameters that are not zero."),
+        Metric("inference_flops", "minimize", "flop", "One example, non-zero weights only."),
+        Metric("dense_inference_flops", "minimize", "flop", "The same network without zeros."),
+        Metric("training_flops", "minimize", "flop", "The whole training, non-zero weights only."),
+        Metric("epoch", "none", "count", "Epochs trained."),
+        Metric("train_epsilon", "none", "data units", "Training radius at the end of the epoch."),
+        Metric("rung_score", "maximize", _SHARE, "IBP-verified accuracy at a small radius."),
+        Metric("duration_s", "minimize", "s", "Wall time of the trial."),
+    )
+}
+_AT = "verified_accuracy_at_"
+
+
+def radius_metric(radius: float) -> str:
+    """The metric of a further radius: `verified_accuracy_at_0.1`."""
+    return f"{_AT}{radius:g}"
+
+
+def metric(name: str) -> Metric:
+    """The metric of a name; raise ConfigError with the nearest known name otherwise."""
+    if name in METRICS:
+        return METRICS[name]
+    if name.startswith(_AT):
+        try:
+            radius = float(name.removeprefix(_AT))
+        except ValueError:
+            radius = math.nan
+        if math.isfinite(radius) and radius > 0.0 and name == radius_metric(radius):
+            return Metric(name, "maximize", _SHARE, f"Examples proved robust at radius {radius:g}.")
+        raise ConfigError(
+            f"{show(name)}: the radius must be written as a plain positive number, "
+            f"for example {radius_metric(0.1)}"
+        )
+    hint = suggest_name(name, (*METRICS, f"{_AT}<radius>"))
+    raise ConfigError(f"{show(name)} is no metric{hint}")
+
+
+_HOLDS: Mapping[str, Callable[[float, float], bool]] = {
+    ">=": lambda value, bound: value >= bound,
+    "<=": lambda value, bound: value <= bound,
+    ">": lambda value, bound: value > bound,
+    "<": lambda value, bound: value < bound,
+}
+
+
+class Constraint(Config):
+    """A condition on one metric, written as text: `natural_accuracy >= 0.85`."""
+
+    metric: str
+    operator: Literal[">=", "<=", ">", "<"]
+    bound: float
+
+    @classmethod
+    def parse(cls, text: str) -> Constraint:
+        """Read `<metric> <operator> <number>`; raise ConfigError if it is not that."""
+        match = re.fullmatch(r"\s*(\S+?)\s*(>=|<=|==|=|>|<)\s*(\S+)\s*", text)
+        form = "write it as `<metric> <operator> <number>`, for example `natural_accuracy >= 0.85`"
+        if match is None:
+            raise ConfigError(f"{show(text)} is no constraint: {form}")
+        name, operator, number = match.groups()
+        metric(name)
+        if operator not in _HOLDS:
+            raise ConfigError(f"{show(text)}: the operator must be >=, <=, > or <, not {operator}")
+        try:
+            bound = float(number)
+        except ValueError:
+            bound = math.nan
+        if not math.isfinite(bound):
+            raise ConfigError(f"{show(text)}: {show(number)} must be a finite number: {form}")
+        return cls.model_validate({"metric": name, "operator": operator, "bound": bound})
+
+    @field_validator("metric")
+    @classmethod
+    def _metric_is_known(cls, name: str) -> str:
+        return metric(name).name
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _from_text(cls, value: Any, handler: ModelWrapValidatorHandler[Constraint]) -> Constraint:
+        if isinstance(value, str):
+            return cls.parse(value)
+        if not isinstance(value, Mapping | Constraint):
+            raise ConfigError(f"{show(value)} must be text such as `natural_accuracy >= 0.85`")
+        return handler(value)
+
+    @model_serializer
+    def _to_text(self) -> str:
+        return str(self)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Text of the form that `parse` reads."""
+        return {"type": "string", "pattern": r"^\s*\S+?\s*(>=|<=|>|<)\s*\S+\s*$"}
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.operator} {self.bound!r}"
+
+    def holds(self, metrics: Mapping[str, float]) -> bool:
+        """Whether the metrics satisfy the condition; NaN does not."""
+        return _HOLDS[self.operator](self._value(metrics), self.bound)
+
+    def violation(self, metrics: Mapping[str, float]) -> float:
+        """How far the metrics are from satisfying it, in the metric's unit; <= 0 if they do."""
+        value = self._value(metrics)
+        if math.isnan(value):
+            return math.inf
+        distance = self.bound - value if ">" in self.operator else value - self.bound
+        if distance == 0.0 and not self.holds(metrics):
+            return math.ulp(0.0)  # on the boundary of a strict inequality
+        return distance
+
+    def _value(self, metrics: Mapping[str, float]) -> float:
+        if self.metric not in metrics:
+            known = ", ".join(metrics) or "nothing"
+            raise ConfigError(
+                f"{self.metric}: was not measured, so `{self}` cannot be checked; measured: {known}"
+            )
+        return metrics[self.metric]

@@ -1,0 +1,297 @@
+"""StudyConfig: the one file that says what a study is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    PrivateAttr,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from spaces.base import Config, ConfigError, Seed
+from spaces.metrics import METRICS, Constraint, Direction, metric, radius_metric
+from spaces.reading import join, read_yaml
+from spaces.schema import STUDY_LEVEL_KEYS, study_schema
+from spaces.space import SearchSpace, in_space
+from spaces.training import EvaluationConfig
+from spaces.walk import read_config
+
+
+class TpeConfig(Config):
+    """Tree-structured Parzen estimator (Bergstra et al. 2011; several objectives: Ozaki 2022)."""
+
+    name: Literal["tpe"] = "tpe"
+    startup_trials: int = Field(10, ge=0, description="Random trials before the model is used.")
+    multivariate: bool = Field(True, description="Model parameters jointly, not one by one.")
+
+
+class Nsga2Config(Config):
+    """Genetic search with non-dominated sorting (Deb et al. 2002)."""
+
+    name: Literal["nsga2"] = "nsga2"
+    population_size: int = Field(20, ge=2)
+
+
+class RandomConfig(Config):
+    """Independent draws."""
+
+    name: Literal["random"] = "random"
+
+
+SamplerConfig = Annotated[TpeConfig | Nsga2Config | RandomConfig, Field(discriminator="name")]
+
+
+class AshaConfig(Config):
+    """Asynchronous successive halving (Li et al. 2020) on the metric rung_score.
+
+    Rungs lie at grace_epochs * reduction_factor^k; the best 1/reduction_factor of a rung goes on.
+    """
+
+    name: Literal["asha"] = "asha"
+    grace_epochs: int = Field(3, ge=1, description="Epochs before a trial may be stopped.")
+    reduction_factor: int = Field(3, ge=2)
+    brackets: int = Field(1, ge=1, description="Bracket s starts its rungs s factors later.")
+
+
+class FifoConfig(Config):
+    """No early stopping."""
+
+    name: Literal["fifo"] = "fifo"
+
+
+SchedulerConfig = Annotated[AshaConfig | FifoConfig, Field(discriminator="name")]
+
+
+class BudgetConfig(Config):
+    """How much is spent."""
+
+    trials: int = Field(ge=1, description="Trials that are started, stopped and failed ones too.")
+    epochs: int = Field(ge=1, description="Epochs of a trial that is not stopped.")
+    wall_time_s: float | None = Field(
+        None, gt=0.0, description="No trial starts after so many seconds."
+    )
+
+
+class ResourcesConfig(Config):
+    """What one trial gets, and how many run at once."""
+
+    cpus_per_trial: int = Field(1, ge=1, description="Also the number of torch threads.")
+    gpus_per_trial: float = Field(0.0, ge=0.0, le=1.0, description="A share of one GPU.")
+    concurrent: int | None = Field(
+        None, ge=1, description="Trials at once; as many as fit if unset."
+    )
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    bf16: bool = Field(True, description="On CUDA, run the natural pass in bfloat16.")
+    compile: bool = Field(False, description="Compile the training step with torch.compile.")
+
+    @model_validator(mode="after")
+    def _device_fits(self) -> ResourcesConfig:
+        if self.device == "cpu" and self.gpus_per_trial > 0.0:
+            raise ValueError(
+                f"gpus_per_trial ({self.gpus_per_trial}) would reserve a GPU that device: cpu "
+                "does not use: set it to 0, or device to cuda"
+            )
+        if self.device == "cuda" and self.gpus_per_trial == 0.0:
+            raise ValueError(
+                "device: cuda needs a share of a GPU: set gpus_per_trial, for example to 0.5"
+            )
+        return self
+
+
+class TrackingConfig(Config):
+    """Where MLflow keeps the results."""
+
+    uri: str = Field("sqlite:///mlflow.db", min_length=1)
+
+
+class StorageConfig(Config):
+    """Where the study keeps its own files."""
+
+    path: str = Field("runs", min_length=1)
+
+
+def _checked_objective(name: str) -> str:
+    if metric(name).direction == "none":
+        raise ConfigError(f"{name} cannot be an objective: neither more nor less of it is better")
+    return name
+
+
+_OBJECTIVE_SCHEMA = {
+    "anyOf": [
+        {"enum": [name for name, known in METRICS.items() if known.direction != "none"]},
+        {"type": "string", "pattern": f"^{radius_metric(0).removesuffix('0')}[0-9]"},
+    ]
+}
+Objective = Annotated[str, AfterValidator(_checked_objective), WithJsonSchema(_OBJECTIVE_SCHEMA)]
+"""The name of a metric of which more, or less, is better."""
+_NAME = "Letters, digits, '.', '_' and '-', at most 64, since it also names a folder."
+DEFAULT_OBJECTIVES = ("natural_accuracy", "verified_accuracy", "inference_flops")
+
+
+class StudyConfig(Config):
+    """What is searched, how it is judged, and what may be spent.
+
+    `space` holds the settings of a trial, with holes; `data` may have holes in `augment` only, so
+    that all trials are measured on the same examples. Relative paths (data, storage, tracking) are
+    relative to the current directory of the process, not to the study file.
+    """
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?$", description=_NAME
+    )
+    seed: Seed = Field(0, description="Fixes the sampler and every trial.")
+    data: dict[str, Any]
+    evaluation: EvaluationConfig
+    space: dict[str, Any] = Field(default_factory=dict)
+    objectives: tuple[Objective, ...] = Field(DEFAULT_OBJECTIVES, min_length=1)
+    constraints: tuple[Constraint, ...] = ()
+    sampler: SamplerConfig = TpeConfig()
+    scheduler: SchedulerConfig = FifoConfig()
+    budget: BudgetConfig
+    resources: ResourcesConfig = ResourcesConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    storage: StorageConfig = StorageConfig()
+    _built: tuple[dict[str, Any], SearchSpace] | None = PrivateAttr(None)
+
+    @field_validator("objectives")
+    @classmethod
+    def _objectives_are_distinct(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise ConfigError(f"{name} appears twice: remove it")
+        return names
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> StudyConfig:
+        """Read a study file; raise ConfigError with file, place, value and rule per problem."""
+        return cls.from_dict(read_yaml(path), source=str(path))
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any], *, source: str | None = None) -> StudyConfig:
+        """Read a study from a mapping; ConfigError tells all its problems, `space` included."""
+        try:
+            return read_config(cls, tree, source=source)
+        except ConfigError as error:
+            problems = (*error.problems, *_problems_of_space(tree))
+            raise ConfigError(*dict.fromkeys(problems), source=source) from None
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """JSON Schema of a study file, holes included."""
+        return study_schema(super().model_json_schema(*args, **kwargs))
+
+    @property
+    def directions(self) -> tuple[Direction, ...]:
+        """For each objective, whether more or less of it is better."""
+        return tuple(metric(name).direction for name in self.objectives)
+
+    def search_space(self) -> SearchSpace:
+        """`space` together with what the study sets for every trial."""
+        tree = self._trial_tree()
+        if self._built is None or self._built[0] != tree:  # a copy may have another budget
+            self._built = (tree, SearchSpace(tree, locate=_locate))
+        return self._built[1]
+
+    def _trial_tree(self) -> dict[str, Any]:
+        resources = self.resources
+        compute = {
+            "device": resources.device,
+            "threads": resources.cpus_per_trial,
+            "bf16": resources.bf16,
+            "compile": resources.compile,
+        }
+        return {
+            "data": self.data,
+            "evaluation": self.evaluation.model_dump(mode="json"),
+            "epochs": self.budget.epochs,
+            "seed": self.seed,
+            "compute": compute,
+            **self.space,
+        }
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> StudyConfig:
+        problems = [*self._problems_of_scheduler(), *self._problems_of_metrics()]
+        problems += _misplaced(self.space)
+        if not problems:
+            problems += _holes_in_data(self.search_space())
+        if problems:
+            raise ConfigError(*problems)
+        return self
+
+    def _problems_of_scheduler(self) -> Iterator[str]:
+        scheduler = self.scheduler
+        if not isinstance(scheduler, AshaConfig):
+            return
+        first_rung = scheduler.grace_epochs * scheduler.reduction_factor ** (scheduler.brackets - 1)
+        if first_rung >= self.budget.epochs:
+            settings = f"scheduler.grace_epochs: {scheduler.grace_epochs}"
+            if scheduler.brackets > 1:
+                settings += (
+                    f" with brackets {scheduler.brackets} and reduction_factor "
+                    f"{scheduler.reduction_factor} puts a first rung at epoch {first_rung}, which"
+                )
+            yield (
+                f"{settings} must be less than budget.epochs ({self.budget.epochs}), or no trial "
+                "could be stopped: lower it, or use scheduler {name: fifo}"
+            )
+
+    def _problems_of_metrics(self) -> Iterator[str]:
+        known = {*METRICS, *(radius_metric(radius) for radius in self.evaluation.radii)}
+        used = [(f"objectives.{index}", name) for index, name in enumerate(self.objectives)]
+        used += [(f"constraints.{i}", c.metric) for i, c in enumerate(self.constraints)]
+        for where, name in used:
+            if name not in known:
+                radius = name.removeprefix(radius_metric(0).removesuffix("0"))
+                yield (
+                    f"{where}: {name} is not measured: add {radius} to evaluation.radii "
+                    f"(now {list(self.evaluation.radii)})"
+                )
+
+
+def _locate(path: str) -> str:
+    """Where a study file says what stands at a path of the trial."""
+    top, _, rest = path.partition(".")
+    if top not in STUDY_LEVEL_KEYS:
+        return in_space(path)
+    return join({"epochs": "budget.epochs", "compute": "resources"}.get(top, top), rest)
+
+
+def _misplaced(space: Mapping[str, Any]) -> Iterator[str]:
+    places = {"epochs": "write budget: {epochs: ...}", "compute": "write it under resources"}
+    for key in STUDY_LEVEL_KEYS:
+        if key in space:
+            place = places.get(key, f"write {key} at the top level of the study file")
+            yield f"space.{key}: is set for the whole study: {place}"
+
+
+def _holes_in_data(space: SearchSpace) -> Iterator[str]:
+    for hole in space.parameters():
+        top, *inner = hole.path.split(".")
+        if top == "data" and inner[1:2] != ["augment"]:
+            yield (
+                f"{hole.path}: must be one fixed value, so that all trials are measured on the "
+                "same examples; only data.augment may have holes"
+            )
+
+
+def _problems_of_space(tree: Any) -> list[str]:
+    """What is wrong with `data` and `space`, whatever else is wrong with the study."""
+    data, space = (tree.get(key) for key in ("data", "space"))
+    if not isinstance(data, Mapping) or not isinstance(space, Mapping):
+        return []
+    stand_in = {"evaluation": {"radius": 0.1}}
+    own = {key: value for key, value in space.items() if key not in STUDY_LEVEL_KEYS}
+    problems = list(_misplaced(space))
+    try:
+        problems += _holes_in_data(SearchSpace({**stand_in, "data": data, **own}, locate=_locate))
+    except ConfigError as error:
+        problems += error.problems
+    return problems

@@ -1,0 +1,166 @@
+"""The same study through Ray. One Ray is shared; each dying worker costs seconds."""
+
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.tracking import MlflowClient
+from toy_trials import ToyFactory, toy_study
+
+from search import Observer, StudyResult, TrialRecord, run_study
+from spaces import ConfigError, StudyConfig
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+
+
+def study_in(folder: Path, store: str, **changes: Any) -> StudyConfig:
+    return toy_study(folder, tracking={"uri": store}, **changes)
+
+
+def layout(result: StudyResult) -> tuple[set[str], set[str], set[str]]:
+    """Names of tags, parameters and metrics of a completed trial's run."""
+    client = MlflowClient(result.study.tracking.uri)
+    run = client.get_run(result.trial_run_ids[0])
+    return set(run.data.tags), set(run.data.params), set(run.data.metrics)
+
+
+def test_both_executors_leave_the_same_records_and_runs(tmp_path: Path, store: str) -> None:
+    results = {}
+    for executor in ("ray", "local"):
+        (folder := tmp_path / executor).mkdir()
+        study = study_in(folder, store, resources={"concurrent": 1})
+        results[executor] = run_study(study, executor, factory=ToyFactory())  # type: ignore[arg-type]
+    by_ray, by_local = results["ray"], results["local"]
+    for one, other in zip(by_ray.records, by_local.records, strict=True):
+        assert one.params == other.params
+        assert one.config == other.config
+        assert one.metrics == other.metrics
+        assert one.provenance == other.provenance
+        assert (one.state, one.epochs) == (other.state, other.epochs)
+        assert one.ticket is not None
+        assert (one.ticket / "ticket.json").exists()
+    assert [r.number for r in by_ray.front] == [r.number for r in by_local.front]
+    assert layout(by_ray) == layout(by_local)
+    assert not (by_ray.run.folder / "ray").exists()
+
+
+def test_failures_of_every_kind_neither_stall_nor_abort_a_study(
+    tmp_path: Path, store: str
+) -> None:
+    faults = {0: "diverges", 1: "dies", 2: "nan", 3: "missing", 4: "breaks"}
+    study = study_in(tmp_path, store, budget={"trials": 8, "epochs": 3})
+    result = run_study(study, "ray", factory=ToyFactory(faults))
+    states = {record.number: record.state for record in result.records}
+    expected = {number: "failed" for number in faults}
+    assert states == {**expected, 5: "completed", 6: "completed", 7: "completed"}
+    reasons = {record.number: str(record.reason) for record in result.records}
+    assert "ValueError: the loss became nan" in reasons[0]
+    assert "died" in reasons[1]
+    assert "verified_accuracy is nan" in reasons[2]
+    assert "verified_accuracy is missing" in reasons[3]
+    assert "MemoryError: no memory is left" in reasons[4]
+
+
+def test_trials_are_stopped_at_rungs(tmp_path: Path, store: str) -> None:
+    asha = {"name": "asha", "grace_epochs": 1, "reduction_factor": 2}
+    study = study_in(tmp_path, store, scheduler=asha, budget={"trials": 12, "epochs": 5})
+    result = run_study(study, "ray", factory=ToyFactory())
+    assert result.count("completed") >= 1
+    assert result.count("stopped") >= 1
+    assert result.count("completed") + result.count("stopped") == 12
+    assert all(r.epochs in (1, 2, 4) for r in result.records if r.state == "stopped")
+
+
+def test_a_resumed_search_runs_only_what_is_left(tmp_path: Path, store: str) -> None:
+    first = run_study(
+        study_in(tmp_path, store, budget={"trials": 2, "epochs": 3}), "ray", factory=ToyFactory()
+    )
+    study = study_in(tmp_path, store, budget={"trials": 4, "epochs": 3})
+    second = run_study(study, "ray", factory=ToyFactory(), resume=True)
+    assert second.records[:2] == first.records
+    assert [record.state for record in second.records] == ["completed"] * 4
+    assert second.tracking_run_id == first.tracking_run_id
+
+
+def test_an_interrupt_ends_the_search_with_its_records_closed(tmp_path: Path, store: str) -> None:
+    class Impatient(Observer):
+        def on_trial_end(self, record: TrialRecord) -> None:
+            if record.number == 1 and not record.interrupted:
+                raise KeyboardInterrupt
+
+        def on_study_end(self, run: Any, records: Any) -> None:
+            self.records = records
+
+    impatient = Impatient()
+    study = study_in(tmp_path, store, budget={"trials": 6, "epochs": 3})
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, "ray", factory=ToyFactory(), observers=[impatient])
+    assert all(record.state != "running" for record in impatient.records)
+    result = run_study(study, "ray", factory=ToyFactory(), resume=True)
+    assert sum(record.state == "completed" for record in result.records) == 6
+
+
+def test_an_error_in_the_driver_comes_out_as_it_is(tmp_path: Path, store: str) -> None:
+    class Broken(Observer):
+        def on_report(self, record: TrialRecord) -> None:
+            raise LookupError("an observer's own fault")
+
+    with pytest.raises(LookupError, match="an observer's own fault"):
+        run_study(study_in(tmp_path, store), "ray", factory=ToyFactory(), observers=[Broken()])
+
+
+def test_more_than_the_machine_has_is_refused(tmp_path: Path, store: str) -> None:
+    study = study_in(tmp_path, store, resources={"cpus_per_trial": 64, "concurrent": 1})
+    with pytest.raises(ConfigError, match=r"resources.cpus_per_trial: 64 is more than the 2 CPUs"):
+        run_study(study, "ray", factory=ToyFactory())
+
+
+def test_workers_are_used_again(tmp_path: Path, store: str) -> None:
+    study = study_in(tmp_path, store, budget={"trials": 20, "epochs": 3})
+    ended: list[float] = []
+
+    class Clock(Observer):
+        def on_trial_end(self, record: TrialRecord) -> None:
+            ended.append(time.monotonic())
+
+    result = run_study(study, "ray", factory=ToyFactory(), observers=[Clock()])
+    assert result.count("completed") == 20
+    gaps = sorted(b - a for a, b in zip(ended, ended[1:], strict=False))
+    assert gaps[len(gaps) // 2] < 0.6, "a new process takes seconds; a trial handed on does not"
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp6").exists(), reason="reads Linux's /proc")
+def test_ray_listens_on_loopback_only() -> None:
+    listening = {}
+    for name in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":
+                listening[fields[9]] = fields[1].rpartition(":")[0]
+    addresses = {listening[inode] for inode in sockets_of_ray() if inode in listening}
+    assert addresses, "no server of Ray was found"
+    assert addresses <= {"0100007F", "0000000000000000FFFF00000100007F"}, addresses
+
+
+def sockets_of_ray() -> set[str]:
+    inodes = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_text()
+            own = int(process.name) == os.getpid()
+            if not own and "ray::" not in command and "/ray/core/src/ray/" not in command:
+                continue
+            for link in (process / "fd").iterdir():
+                match = re.fullmatch(r"socket:\[(\d+)\]", str(link.readlink()))
+                inodes.update(match.groups() if match else ())
+        except OSError:  # the process, or its socket, has just gone
+            continue
+    return inodes

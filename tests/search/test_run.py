@@ -1,0 +1,183 @@
+"""`run_study` with the local executor: folders, resuming, faults."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from mlflow.tracking import MlflowClient
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from toy_trials import ToyFactory, toy_study
+
+from search import Observer, SearchRun, StudyResult, TrialRecord, run_study
+from spaces import ConfigError, StudyConfig
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+
+
+@pytest.fixture
+def study(tmp_path: Path, store: str) -> StudyConfig:
+    return toy_study(tmp_path, tracking={"uri": store})
+
+
+def search(study: StudyConfig, factory: ToyFactory | None = None, **options: Any) -> StudyResult:
+    return run_study(study, "local", factory=factory or ToyFactory(), **options)
+
+
+def with_budget(study: StudyConfig, trials: int) -> StudyConfig:
+    budget = study.budget.model_copy(update={"trials": trials})
+    return study.model_copy(update={"budget": budget})
+
+
+def told(result: StudyResult) -> list[TrialState]:
+    path = result.run.folder / "trials.journal"
+    storage = JournalStorage(JournalFileBackend(str(path)))
+    study = optuna.load_study(study_name=result.study.name, storage=storage)
+    return [trial.state for trial in study.trials]
+
+
+def test_every_trial_is_run_and_the_front_is_found(study: StudyConfig, tmp_path: Path) -> None:
+    result = search(study)
+    assert [record.state for record in result.records] == ["completed"] * 4
+    assert [record.epochs for record in result.records] == [3] * 4
+    assert result.front == result.records  # accuracy rises with density, and so do FLOPs
+    assert result.run.folder == tmp_path / "runs" / "toy" / "001"
+    for record in result.records:
+        assert record.ticket == result.run.folder / "tickets" / record.name
+        assert (record.ticket / "ticket.json").exists()
+        assert record.ended is not None
+        assert record.started <= record.ended
+    assert told(result) == [TrialState.COMPLETE] * 4
+    assert sorted(result.trial_run_ids) == [0, 1, 2, 3]
+
+
+def test_each_search_has_a_folder_of_its_own_with_the_study(study: StudyConfig) -> None:
+    folders = [search(with_budget(study, 1)).run.folder for _ in range(2)]
+    assert [folder.name for folder in folders] == ["001", "002"]
+    copy = StudyConfig.from_yaml(folders[1] / "study.yaml")
+    assert copy == with_budget(study, 1)
+    assert yaml.safe_load((folders[1] / "study.yaml").read_text())["name"] == "toy"
+
+
+def test_whatever_happens_to_a_trial_the_study_goes_on(study: StudyConfig) -> None:
+    faults = {0: "diverges", 1: "nan", 2: "missing", 3: "breaks"}
+    result = search(with_budget(study, 5), ToyFactory(faults))
+    assert [r.state for r in result.records] == ["failed"] * 4 + ["completed"]
+    assert told(result) == [TrialState.FAIL] * 4 + [TrialState.COMPLETE]
+    reasons = [str(record.reason) for record in result.records]
+    assert "Traceback" in reasons[0]
+    assert "ValueError: the loss became nan" in reasons[0]
+    assert "verified_accuracy is nan" in reasons[1]
+    assert "verified_accuracy is missing" in reasons[2]
+    assert "MemoryError" in reasons[3]
+    assert math.isnan(result.records[1].metrics["verified_accuracy"])
+    assert [record.number for record in result.front] == [4]
+
+
+def test_stopped_trials_are_told_pruned_and_leave_no_ticket(study: StudyConfig) -> None:
+    asha = {"name": "asha", "grace_epochs": 1, "reduction_factor": 3}
+    tree = {**study.model_dump(mode="json"), "scheduler": asha}
+    result = search(with_budget(StudyConfig.from_dict(tree), 8))
+    states = [record.state for record in result.records]
+    assert set(states) == {"completed", "stopped"}
+    expected = {"completed": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
+    assert told(result) == [expected[state] for state in states]
+    for record in result.records:
+        assert (record.ticket is not None) == (record.state == "completed")
+
+
+def test_a_resumed_search_runs_only_what_is_left(study: StudyConfig) -> None:
+    first = search(with_budget(study, 2))
+    second = search(with_budget(study, 5), resume=True)
+    assert second.run.folder == first.run.folder
+    assert second.records[:2] == first.records
+    assert [record.number for record in second.records] == [0, 1, 2, 3, 4]
+    params = [tuple(record.params.items()) for record in second.records]
+    assert len(set(params)) == 5
+    assert second.tracking_run_id == first.tracking_run_id
+    assert {n: second.trial_run_ids[n] for n in (0, 1)} == first.trial_run_ids
+    again = search(with_budget(study, 5), resume=True)
+    assert again.records == second.records
+
+
+def test_an_interrupted_search_is_consistent_and_can_be_resumed(study: StudyConfig) -> None:
+    class Keep(Observer):
+        def on_study_end(self, run: SearchRun, records: Any) -> None:
+            self.run, self.records = run, records
+
+    keep = Keep()
+    with pytest.raises(KeyboardInterrupt):
+        search(study, ToyFactory({1: "interrupt"}), observers=[keep])
+    assert [(r.state, r.interrupted) for r in keep.records] == [
+        ("completed", False),
+        ("stopped", True),
+    ]
+    result = search(study, resume=True)
+    assert result.run.folder == keep.run.folder
+    assert [r.state for r in result.records if not r.interrupted] == ["completed"] * 4
+    assert told(result)[1] == TrialState.FAIL
+    client = MlflowClient(study.tracking.uri)
+    runs = {n: client.get_run(run_id) for n, run_id in result.trial_run_ids.items()}
+    assert {n: run.info.status for n, run in runs.items()} == {
+        0: "FINISHED",
+        1: "KILLED",
+        2: "FINISHED",
+        3: "FINISHED",
+        4: "FINISHED",
+    }
+
+
+def test_what_cannot_be_resumed_is_refused_with_a_reason(study: StudyConfig) -> None:
+    with pytest.raises(ConfigError, match="holds no search to resume"):
+        search(study, resume=True)
+    search(with_budget(study, 1))
+    changed = {**study.model_dump(mode="json"), "seed": 5, "objectives": ["density"]}
+    with pytest.raises(ConfigError, match=r"seed: differs from .*study.yaml") as caught:
+        search(StudyConfig.from_dict(changed), resume=True)
+    assert len(caught.value.problems) == 2
+
+
+def test_an_unknown_executor_is_refused(study: StudyConfig) -> None:
+    with pytest.raises(ConfigError, match="executor: 'slurm' must be ray or local"):
+        run_study(study, "slurm", factory=ToyFactory())  # type: ignore[arg-type]
+
+
+def test_nothing_is_recorded_when_no_trial_could_run(study: StudyConfig, tmp_path: Path) -> None:
+    class NoData(ToyFactory):
+        def prepare(self, study: StudyConfig) -> None:
+            raise ConfigError("data.path: x.npz: there is no such file")
+
+    with pytest.raises(ConfigError, match="there is no such file"):
+        search(study, NoData())
+    assert not (tmp_path / "runs").exists()
+
+
+def test_observers_are_told_everything_in_order(study: StudyConfig) -> None:
+    events: list[str] = []
+
+    class Diary(Observer):
+        def on_study_start(self, run: SearchRun, records: Any) -> None:
+            events.append(f"study of {len(records)}")
+
+        def on_trial_start(self, record: TrialRecord) -> None:
+            events.append(f"start {record.number}")
+
+        def on_report(self, record: TrialRecord) -> None:
+            events.append(f"epoch {record.epochs}")
+
+        def on_trial_end(self, record: TrialRecord) -> None:
+            events.append(record.state)
+
+        def on_study_end(self, run: SearchRun, records: Any) -> None:
+            events.append(f"end with {len(records)}")
+
+    search(with_budget(study, 1), observers=[Diary()])
+    epochs = ["epoch 1", "epoch 2", "epoch 3"]
+    assert events == ["study of 0", "start 0", *epochs, "completed", "end with 1"]

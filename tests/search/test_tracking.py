@@ -1,0 +1,202 @@
+"""What a search leaves in MLflow."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from toy_trials import toy_study
+
+from search.records import SearchRun, TrialRecord
+from search.run import STUDY_FILE
+from search.tracking import MlflowTracker
+from spaces import ConfigError, StudyConfig
+
+METRICS = {
+    "epoch": 3.0,
+    "natural_accuracy": 0.9,
+    "verified_accuracy": 0.7,
+    "inference_flops": 1e6,
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One database for the module: making one takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+
+
+@pytest.fixture
+def run(tmp_path: Path, store: str) -> SearchRun:
+    study = toy_study(tmp_path, tracking={"uri": store}, constraints=["natural_accuracy >= 0.5"])
+    (tmp_path / STUDY_FILE).write_text("name: toy\n")
+    return SearchRun(study, tmp_path, "local")
+
+
+def trial(study: StudyConfig, number: int, **changes: object) -> TrialRecord:
+    params = {"topology.method": "static", "topology.static.density": 0.5, "optimizer.lr": 0.01}
+    config = study.search_space().decode(params)
+    record = TrialRecord(number, params, config, started=1000.0)
+    return replace(record, **changes)  # type: ignore[arg-type]
+
+
+def children(tracker: MlflowTracker) -> dict[int, Run]:
+    client = MlflowClient(tracker.uri)
+    return {n: client.get_run(run_id) for n, run_id in tracker.trial_run_ids.items()}
+
+
+def ticket(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "ticket.json").write_text("{}")
+    return folder
+
+
+def test_a_search_and_its_trials_are_a_parent_and_children(run: SearchRun, tmp_path: Path) -> None:
+    tracker = MlflowTracker(run.study.tracking.uri)
+    tracker.on_study_start(run, [])
+    started = trial(run.study, 0)
+    tracker.on_trial_start(started)
+    for epoch in (1, 2, 3):
+        metrics = {**METRICS, "epoch": float(epoch)}
+        tracker.on_report(replace(started, epochs=epoch, metrics=metrics))
+    ended = replace(
+        started,
+        state="completed",
+        epochs=3,
+        metrics=METRICS,
+        provenance={"bound": "ibp+crown", "split": "validation", "num_examples": "300"},
+        ended=1010.0,
+        ticket=ticket(tmp_path / "tickets" / "trial_0"),
+    )
+    tracker.on_trial_end(ended)
+    failed = trial(run.study, 1)
+    tracker.on_trial_start(failed)
+    failed = replace(failed, state="failed", reason="Traceback\nValueError: boom", ended=1011.0)
+    tracker.on_trial_end(failed)
+    stopped = trial(run.study, 2)
+    tracker.on_trial_start(stopped)
+    stopped = replace(stopped, state="stopped", reason="rung_score 0.1 ...", ended=1011.0)
+    tracker.on_trial_end(stopped)
+    tracker.on_study_end(run, [ended, failed, stopped])
+
+    client = MlflowClient(tracker.uri)
+    parent = client.get_run(tracker.run_id)
+    assert parent.info.run_name == "toy"
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["goldenticket.study"] == "toy"
+    objectives = "natural_accuracy,verified_accuracy,inference_flops"
+    assert parent.data.tags["goldenticket.objectives"] == objectives
+    assert parent.data.metrics["num_completed"] == 1
+    assert [item.path for item in client.list_artifacts(tracker.run_id)] == [STUDY_FILE]
+    experiment = client.get_experiment(parent.info.experiment_id)
+    assert experiment.name == "goldenticket"
+
+    done = children(tracker)[0]
+    assert done.info.status == "FINISHED"
+    assert (done.info.start_time, done.info.end_time) == (1_000_000, 1_010_000)
+    assert done.data.params["topology.density"] == "0.5"
+    assert done.data.params["evaluation.radius"] == "0.1"
+    assert done.data.metrics["verified_accuracy"] == 0.7
+    assert done.data.metrics["pareto_rank"] == 0
+    tags = {k.removeprefix("goldenticket."): v for k, v in done.data.tags.items()}
+    assert tags["mlflow.parentRunId"] == tracker.run_id
+    assert tags["study"] == "toy"
+    assert tags["number"] == "0"
+    assert tags["state"] == "completed"
+    assert tags["pareto"] == "true"
+    assert tags["bound"] == "ibp+crown"
+    assert tags["split"] == "validation"
+    assert tags["version"]
+    history = client.get_metric_history(done.info.run_id, "epoch")
+    assert [(m.step, m.value) for m in history] == [(1, 1.0), (2, 2.0), (3, 3.0)]
+    kept = [item.path for item in client.list_artifacts(done.info.run_id, "ticket")]
+    assert kept == ["ticket/ticket.json"]
+
+    bad = children(tracker)[1]
+    assert bad.info.status == "FAILED"
+    assert bad.data.tags["goldenticket.state"] == "failed"
+    assert bad.data.tags["goldenticket.reason"] == "ValueError: boom"
+    assert bad.data.tags["goldenticket.pareto"] == "false"
+    assert [item.path for item in client.list_artifacts(bad.info.run_id)] == ["traceback.txt"]
+    assert children(tracker)[2].info.status == "KILLED"
+
+
+def test_membership_follows_the_front(run: SearchRun) -> None:
+    tracker = MlflowTracker(run.study.tracking.uri)
+    tracker.on_study_start(run, [])
+    for number, flops in enumerate((3.0, 2.0)):
+        tracker.on_trial_start(trial(run.study, number))
+        metrics = {**METRICS, "inference_flops": flops}
+        tracker.on_trial_end(trial(run.study, number, state="completed", metrics=metrics))
+        if number == 0:
+            assert children(tracker)[0].data.tags["goldenticket.pareto"] == "true"
+    pareto = {n: r.data.tags["goldenticket.pareto"] for n, r in children(tracker).items()}
+    assert pareto == {0: "false", 1: "true"}
+
+
+def test_a_resumed_search_goes_on_in_the_same_run_and_fills_in_what_is_missing(
+    run: SearchRun,
+) -> None:
+    first = MlflowTracker(run.study.tracking.uri)
+    first.on_study_start(run, [])
+    first.on_trial_start(trial(run.study, 0))
+    first.on_trial_end(trial(run.study, 0, state="completed", metrics=METRICS))
+    first.on_trial_start(trial(run.study, 1))  # then the process was killed
+
+    records = [
+        trial(run.study, 0, state="completed", metrics=METRICS),
+        trial(run.study, 1, state="stopped", interrupted=True, reason="interrupted"),
+        trial(run.study, 2, state="completed", metrics=METRICS, epochs=3),  # MLflow was away
+    ]
+    second = MlflowTracker(run.study.tracking.uri)
+    second.on_study_start(run, records)
+    assert second.run_id == first.run_id
+    runs = children(second)
+    assert runs[0].info.run_id == first.trial_run_ids[0]
+    assert [runs[n].info.status for n in (0, 1, 2)] == ["FINISHED", "KILLED", "FINISHED"]
+    assert runs[2].data.metrics["verified_accuracy"] == 0.7
+
+
+def test_a_long_parameter_is_shortened_and_kept_whole_beside(run: SearchRun) -> None:
+    tracker = MlflowTracker(run.study.tracking.uri)
+    tracker.on_study_start(run, [])
+    widths = (64,) * 300
+    record = trial(run.study, 0)
+    assert record.config is not None
+    model = record.config.model.model_copy(update={"widths": widths})
+    tracker.on_trial_start(replace(record, config=record.config.model_copy(update={"model": model})))
+    child = children(tracker)[0]
+    assert len(child.data.params["model.widths"]) == 500
+    assert child.data.params["model.widths"].endswith("...")
+    client = MlflowClient(tracker.uri)
+    assert [i.path for i in client.list_artifacts(child.info.run_id)] == ["params.json"]
+
+
+def test_a_store_that_fails_in_mid_search_costs_no_trial(
+    run: SearchRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = MlflowTracker(run.study.tracking.uri)
+    tracker.on_study_start(run, [])
+    started = trial(run.study, 0)
+    tracker.on_trial_start(started)
+    ended = replace(started, state="completed", metrics=METRICS, epochs=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(tracker._client, "log_batch", _refuse)
+        with pytest.warns(RuntimeWarning, match=r"did not take the end of trial_0: no disk"):
+            tracker.on_trial_end(ended)
+    tracker.on_study_end(run, [ended])
+    child = children(tracker)[0]
+    assert child.info.status == "FINISHED"
+    assert child.data.metrics["verified_accuracy"] == 0.7
+
+
+def _refuse(*args: object, **kwargs: object) -> None:
+    raise MlflowException("no disk")
+
+
+def test_an_address_that_cannot_be_opened_is_an_error_that_names_it(run: SearchRun) -> None:
+    tracker = MlflowTracker("sqlite:////proc/nowhere/mlflow.db")
+    with pytest.raises(ConfigError, match=r"tracking.uri: sqlite:////proc/nowhere/mlflow.db"):
+        tracker.on_study_start(run, [])

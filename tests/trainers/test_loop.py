@@ -1,0 +1,182 @@
+"""One training, from configuration to metrics."""
+
+import io
+
+import pytest
+import torch
+
+from spaces import TrialConfig
+from trainers import build, evaluate, train
+from trainers.data import Data, load_data
+from trainers.errors import TrainingDiverged
+
+RIGL = {"method": "rigl", "density": 0.2, "update_every": 3}
+
+
+def config(**changes: object) -> TrialConfig:
+    base = {
+        "data": {"name": "digits"},
+        "evaluation": {"radius": 0.05, "radii": [0.02], "examples": 60, "epoch_examples": 60},
+        "epochs": 3,
+        "model": {"family": "mlp", "widths": [32]},
+        "topology": RIGL,
+        "optimizer": {"lr": 0.01},
+    }
+    return TrialConfig.model_validate({**base, **changes})
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return load_data(config().data, torch.device("cpu"))
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_training_reports_once_per_epoch_with_the_contract_s_names(data: Data) -> None:
+    reports: list[dict[str, float]] = []
+    training = train(config(), data, report=lambda metrics: reports.append(metrics))
+    assert [r["epoch"] for r in reports] == [1, 2, 3]
+    for name in (
+        "natural_accuracy", "verified_accuracy", "rung_score", "train_epsilon", "density",
+        "inference_flops", "training_flops", "duration_s", "num_active_parameters",
+        "dense_inference_flops",
+    ):  # fmt: skip
+        assert name in reports[-1]
+    assert training.finished
+    assert reports[-1]["training_flops"] > reports[0]["training_flops"] > 0
+
+
+def test_final_metrics_say_how_they_were_obtained(data: Data) -> None:
+    training = train(config(epochs=1), data)
+    final = training.final_metrics()
+    assert 0.0 <= final["verified_accuracy"] <= final["falsified_accuracy_bound"]
+    assert final["falsified_accuracy_bound"] <= final["natural_accuracy"] <= 1.0
+    assert final["verified_accuracy"] <= final["verified_accuracy_at_0.02"]
+    assert training.evaluation is not None
+    assert training.evaluation.provenance() == {
+        "split": "validation", "bound": "ibp+crown-ibp+crown", "radius": 0.05, "num_examples": 60,
+    }  # fmt: skip
+    assert sum(training.evaluation.decided_by.values()) == 60
+
+
+def test_a_digits_network_learns_and_is_partly_verified(data: Data) -> None:
+    training = train(config(epochs=12), data)
+    final = training.final_metrics()
+    assert final["natural_accuracy"] > 0.8
+    assert final["verified_accuracy"] > 0.4
+
+
+def test_density_is_exact_after_every_epoch(data: Data) -> None:
+    total = 64 * 32 + 32 * 10
+    kept = []
+    training = build(config(), data)
+    while not training.finished:
+        training.run_epoch()
+        kept.append(sum(int(mask.sum()) for mask in training.masks.values()))
+        for name, weight in training.weights.items():
+            assert not weight.detach()[~training.masks[name]].any()
+    assert kept == [round(0.2 * total)] * 3
+
+
+def test_the_same_seed_gives_the_same_network_and_another_seed_another(data: Data) -> None:
+    first, second = train(config(), data), train(config(), data)
+    other = train(config(seed=1), data)
+    assert same(first.model.state_dict(), second.model.state_dict())
+    assert not same(first.model.state_dict(), other.model.state_dict())
+
+
+@pytest.mark.parametrize("loss", ["natural", "ibp"])
+@pytest.mark.parametrize("method", ["dense", "static", "snip", "set", "rigl"])
+def test_resuming_after_an_epoch_equals_an_uninterrupted_run(
+    data: Data, method: str, loss: str
+) -> None:
+    topology = {"method": method} | ({} if method == "dense" else {"density": 0.2})
+    if method in ("set", "rigl"):
+        topology["update_every"] = 4
+    trial = config(topology=topology, loss={"name": loss}, epochs=2)
+    whole = train(trial, data)
+    part = build(trial, data)
+    part.run_epoch()
+    saved = io.BytesIO()
+    torch.save(part.state_dict(), saved)
+    saved.seek(0)
+    resumed = build(trial, data)
+    resumed.load_state_dict(torch.load(saved, weights_only=True))
+    resumed.run_epoch()
+    assert same(whole.model.state_dict(), resumed.model.state_dict())
+    assert same(whole.masks, resumed.masks)
+    assert same(whole.initial_weights, resumed.initial_weights)
+    assert whole.training_flops == resumed.training_flops
+
+
+def test_training_stops_when_the_report_says_so(data: Data) -> None:
+    training = train(config(), data, report=lambda metrics: metrics["epoch"] < 2)
+    assert training.epoch == 2
+    assert not training.finished
+
+
+def test_a_ticket_can_be_trained_again_from_its_initial_weights_and_masks(data: Data) -> None:
+    first = train(config(epochs=1), data)
+    static = config(epochs=1, topology={"method": "static", "density": 0.2})
+    again = build(static, data, weights=first.initial_weights, masks=first.masks)
+    assert same(again.masks, first.masks)
+    again.run_epoch()
+    assert same(again.masks, first.masks)
+
+
+def test_a_loss_that_is_not_finite_is_an_error_that_names_the_epoch(data: Data) -> None:
+    diverging = config(optimizer={"name": "sgd", "lr": 10.0, "clip_norm": 1e9}, epochs=3)
+    with pytest.raises(TrainingDiverged, match=r"epoch \d of 3.*lr 10"):
+        train(diverging, data)
+
+
+def test_training_and_selection_never_read_the_test_split(data: Data) -> None:
+    class Untouchable:
+        def __getattr__(self, name: str) -> object:
+            raise AssertionError(f"test.{name} was read")
+
+    guarded = Data(**{**vars(data), "test": Untouchable()})  # type: ignore[arg-type]
+    train(config(epochs=1), guarded).final_metrics()
+
+
+def test_a_batch_larger_than_the_training_split_is_the_whole_split(data: Data) -> None:
+    training = build(config(batch_size=100_000), data)
+    assert training.batch_size == len(data.train.y)
+    assert training.steps_per_epoch == 1
+
+
+def test_epsilon_starts_at_zero_and_ends_at_the_training_radius(data: Data) -> None:
+    trial = config(epsilon={"train_factor": 1.2, "warmup": 0.1, "ramp_end": 0.5})
+    training = build(trial, data)
+    total = trial.epochs * training.steps_per_epoch
+    assert training.epsilon(0) == 0.0
+    assert training.epsilon(total) == pytest.approx(0.06)
+
+
+def test_evaluate_measures_a_model_of_the_user_s_own(data: Data) -> None:
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    result = evaluate(model, data.validation, config().evaluation, split_name="validation")
+    assert result.num_examples == 60
+    assert result.metrics["density"] == 1.0
+
+
+@pytest.mark.parametrize("loss", ["natural", "ibp", "crown_ibp"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"family": "cnn", "channels": [4], "hidden": [16], "batch_norm": True},
+        {"family": "cnn7", "width": 2, "hidden": 8},
+        {"family": "resnet", "width": 4, "blocks": [1, 1]},
+    ],
+    ids=lambda model: model["family"],
+)
+def test_every_family_trains_under_every_loss(data: Data, model: dict, loss: str) -> None:
+    trial = config(
+        model=model, loss={"name": loss}, epochs=1, batch_size=600,
+        evaluation={"radius": 0.01, "examples": 10, "epoch_examples": 10},
+        epsilon={"warmup": 0.0, "ramp_end": 0.1},
+    )  # fmt: skip
+    training = train(trial, data)
+    assert training.final_metrics()["density"] == pytest.approx(0.2, abs=0.001)

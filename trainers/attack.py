@@ -1,0 +1,102 @@
+"""Projected gradient descent: looks for an input in the ball that the network gets wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from trainers.bounds import ball
+
+
+def pgd(
+    model: nn.Module,
+    x: Tensor,
+    y_B: Tensor,
+    radius: float,
+    *,
+    steps: int,
+    restarts: int,
+    generator: torch.Generator,
+    low: float = 0.0,
+    high: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Attack in evaluation mode: (adversarial inputs shaped like x, found_B).
+
+    Maximises the margin of the best wrong class (Madry et al. 2018, arXiv:1706.06083, with the
+    margin in place of the cross-entropy) by signed steps that shrink from `radius` to nearly 0.
+    The first start is x itself, the others are uniform in the ball; only examples that are still
+    classified correctly go on. found_B tells where argmax(model(adversarial)) != y; elsewhere the
+    last point tried is returned. Never leaves the ball or [low, high]. The model's modes are kept.
+    """
+    lower, upper = _inner_ball(x, radius, low, high)
+    best = x.clone()
+    found_B = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    with _evaluating(model):
+        for restart in range(restarts):
+            todo = (~found_B).nonzero().squeeze(1)
+            if not len(todo):
+                break
+            start = x[todo]
+            if restart > 0:
+                noise = torch.rand(start.shape, generator=generator, device=generator.device)
+                span = upper[todo] - lower[todo]
+                start = (lower[todo] + noise.to(x) * span).clamp(lower[todo], upper[todo])
+            best[todo], found_B[todo] = _climb(
+                model, start, y_B[todo], (lower[todo], upper[todo]), radius, steps
+            )
+    return best, found_B
+
+
+def margins(logits_BK: Tensor, y_B: Tensor) -> Tensor:
+    """Logit of the best wrong class minus that of y, for each example."""
+    wrong = logits_BK.scatter(1, y_B[:, None], -math.inf).amax(1)
+    return wrong - logits_BK.gather(1, y_B[:, None]).squeeze(1)
+
+
+def _climb(
+    model: nn.Module, x: Tensor, y_B: Tensor, box: tuple[Tensor, Tensor], radius: float, steps: int
+) -> tuple[Tensor, Tensor]:
+    """All steps from one start; examples that are found stop moving."""
+    out = x.clone()
+    found_B = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    active = torch.arange(len(x), device=x.device)
+    for step in range(steps + 1):
+        point = out[active].requires_grad_(True)
+        with torch.enable_grad():
+            logits_BK = model(point)
+            wrong_B = logits_BK.argmax(1) != y_B[active]
+            (gradient,) = torch.autograd.grad(margins(logits_BK, y_B[active]).sum(), point)
+        found_B[active] = wrong_B
+        going = ~wrong_B
+        active = active[going]
+        if step == steps or not len(active):
+            break
+        size = radius * (1.0 + math.cos(math.pi * step / steps)) / 2.0
+        moved = point.detach()[going] + size * gradient[going].sign()
+        out[active] = moved.clamp(box[0][active], box[1][active])
+    return out, found_B
+
+
+def _inner_ball(x: Tensor, radius: float, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """The ball, drawn in by one unit in the last place where rounding has put it outside."""
+    lower, upper = ball(x, radius, low, high)
+    outside = (x.double() - lower.double()) > radius
+    lower = torch.where(outside, torch.nextafter(lower, x), lower)
+    outside = (upper.double() - x.double()) > radius
+    return lower, torch.where(outside, torch.nextafter(upper, x), upper)
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; each module's own mode again afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

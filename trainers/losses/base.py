@@ -1,0 +1,88 @@
+"""The seam behind which every loss lives."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainers.bounds import IntervalPass, IntervalResult
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """What a loss found on one batch; every loss returns all of it.
+
+    total: what is minimised. natural: cross-entropy of the logits. certified: cross-entropy of the
+    worst-case logits (equal to `natural` while epsilon is 0, and for the natural loss). All three
+    are scalars on one autograd graph, so that each can be differentiated on its own. num_correct and
+    num_certified are int64 scalars.
+    """
+
+    total: Tensor
+    natural: Tensor
+    certified: Tensor
+    num_correct: Tensor
+    num_certified: Tensor
+
+
+class Loss(ABC):
+    """A training loss of one network; pure but for batch normalisation's running statistics.
+
+    `interval` is the network's interval pass. `passes` is what a step costs, in passes through the
+    network: 1 for the logits, 2 more for the centre and radius of interval bounds.
+    """
+
+    passes: int = 1
+
+    def __init__(self, interval: IntervalPass) -> None:
+        self.interval = interval
+        self.model = interval.model
+
+    @abstractmethod
+    def __call__(self, x_BCHW: Tensor, y_B: Tensor, epsilon: float, progress: float) -> LossTerms:
+        """The loss of a batch at training radius `epsilon` (data units).
+
+        `progress` in [0, 1] is epsilon over its final value: mixing weights depend on it.
+        """
+
+    def logits(self, x_BCHW: Tensor) -> Tensor:
+        """The natural pass alone, in bfloat16 where the interval pass does so too."""
+        enabled = self.interval.bf16 and x_BCHW.is_cuda
+        with torch.autocast(x_BCHW.device.type, dtype=torch.bfloat16, enabled=enabled):
+            return self.model(x_BCHW).float() if enabled else self.model(x_BCHW)
+
+
+def natural_terms(logits_BK: Tensor, y_B: Tensor) -> LossTerms:
+    """Cross-entropy of the logits, for every loss while there is nothing to certify."""
+    loss = F.cross_entropy(logits_BK, y_B)
+    num_correct = (logits_BK.argmax(1) == y_B).sum()
+    return LossTerms(loss, loss, loss, num_correct, num_correct)
+
+
+def worst_case_terms(
+    result: IntervalResult, margins_BK: Tensor, y_B: Tensor, kappa: float
+) -> LossTerms:
+    """kappa * natural + (1 - kappa) * certified, where -margins are the worst-case logits.
+
+    margins_BK[b, j] bounds logit[y_b] - logit[j] from below, and is 0 at j = y_b, so cross-entropy
+    of -margins is the largest that the logits in the box can have (Wong and Kolter 2018, thm. 2).
+    """
+    natural = F.cross_entropy(result.logits_BK, y_B)
+    certified = F.cross_entropy(-margins_BK, y_B)
+    own = F.one_hot(y_B, margins_BK.shape[1]).bool()
+    return LossTerms(
+        total=kappa * natural + (1.0 - kappa) * certified,
+        natural=natural,
+        certified=certified,
+        num_correct=(result.logits_BK.argmax(1) == y_B).sum(),
+        num_certified=((margins_BK > 0) | own).all(1).sum(),
+    )
+
+
+def mix(start: float, end: float, progress: float) -> float:
+    """From `start` at progress 0 to `end` at progress 1, both exactly."""
+    return start * (1.0 - progress) + end * progress

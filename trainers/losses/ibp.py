@@ -1,0 +1,47 @@
+"""Interval bound propagation as a loss."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from spaces.training import CertifiedLossConfig
+from trainers.bounds import IntervalPass, IntervalResult, ball
+from trainers.losses.base import Loss, LossTerms, mix, natural_terms, worst_case_terms
+from trainers.losses.regularizer import warmup_penalty
+
+
+class IbpLoss(Loss):
+    """kappa * natural + (1 - kappa) * worst case by intervals (Gowal et al. 2018, eq. 13).
+
+    kappa goes from kappa_start to kappa as epsilon grows. While it grows, the terms of Shi et al.
+    (2021) keep bounds tight and ReLUs balanced; while it is 0, before the ramp, a step is a natural
+    one, whose bounds have no width to regularise.
+    """
+
+    passes = 3
+
+    def __init__(self, interval: IntervalPass, config: CertifiedLossConfig) -> None:
+        super().__init__(interval)
+        self.config = config
+
+    def __call__(self, x_BCHW: Tensor, y_B: Tensor, epsilon: float, progress: float) -> LossTerms:
+        """One natural pass and one interval pass, together."""
+        if epsilon == 0.0:
+            return natural_terms(self.logits(x_BCHW), y_B)
+        lower, upper = ball(x_BCHW, epsilon)
+        result = self.interval.margins(x_BCHW, y_B, lower, upper)
+        margins_BK = self.margins(result, x_BCHW, y_B, epsilon, progress)
+        kappa = mix(self.config.kappa_start, self.config.kappa, progress)
+        terms = worst_case_terms(result, margins_BK, y_B, kappa)
+        weight = self.config.warmup_regularizer * (1.0 - progress)
+        if weight == 0.0:
+            return terms
+        return replace(terms, total=terms.total + weight * warmup_penalty(result))
+
+    def margins(
+        self, result: IntervalResult, x_BCHW: Tensor, y_B: Tensor, epsilon: float, progress: float
+    ) -> Tensor:
+        """The margins that are certified; tighter losses replace this."""
+        return result.margins_BK

@@ -1,0 +1,6 @@
+"""Proofs that a network cannot be fooled within a radius, and counterexamples where it can."""
+
+from trainers.verify.cascade import AVAILABLE_METHODS, verify
+from trainers.verify.verdict import StepRecord, Verdict, VerificationResult
+
+__all__ = ["AVAILABLE_METHODS", "StepRecord", "VerificationResult", "Verdict", "verify"]

@@ -1,0 +1,76 @@
+"""Refuses a question that verification cannot answer soundly."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Collection
+
+import torch
+from torch import Tensor, nn
+
+from trainers.errors import VerificationError
+
+
+def check_settings(
+    radius: float, methods: Collection[str], available: Collection[str], low: float, high: float
+) -> None:
+    """Radius, methods and data range; raises VerificationError."""
+    if not (isinstance(radius, int | float) and math.isfinite(radius) and radius >= 0):
+        raise VerificationError(f"radius is {radius!r}: it must be a finite number >= 0")
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise VerificationError(f"the data range is [{low}, {high}]: low must be less than high")
+    if isinstance(methods, str):
+        raise VerificationError(f"methods is the text {methods!r}: give a tuple, ({methods!r},)")
+    unavailable = [name for name in methods if name not in available]
+    if unavailable or not methods:
+        raise VerificationError(
+            f"methods {tuple(methods)} asks for {unavailable or 'nothing'}: available are "
+            f"{', '.join(available)}"
+        )
+
+
+def check_examples(model: nn.Module, x: Tensor, y_B: Tensor, low: float, high: float) -> None:
+    """Shapes, types, devices and range of the examples; raises VerificationError."""
+    if x.ndim < 2 or len(x) == 0:
+        raise VerificationError(
+            f"x has shape {tuple(x.shape)}: give at least one example, as (batch, ...)"
+        )
+    if y_B.shape != x.shape[:1]:
+        raise VerificationError(
+            f"x has {len(x)} examples but y has shape {tuple(y_B.shape)}: give one label each"
+        )
+    if y_B.is_floating_point() or y_B.is_complex() or y_B.dtype == torch.bool:
+        raise VerificationError(f"y is {y_B.dtype}: labels are integers, from 0")
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        if tensor.is_floating_point() and (tensor.dtype, tensor.device) != (x.dtype, x.device):
+            raise VerificationError(
+                f"x is {x.dtype} on {x.device} but the network is {tensor.dtype} on "
+                f"{tensor.device}: move x to the network's type and device"
+            )
+    outside = ~((x >= low) & (x <= high))
+    if outside.any():
+        raise VerificationError(
+            f"x has {int(outside.sum())} values outside [{low}, {high}], such as "
+            f"{x[outside][0].item()}: scale x, or state the data range by low and high"
+        )
+
+
+def check_logits(logits_BK: Tensor, y_B: Tensor) -> None:
+    """The network's outputs are finite logits that the labels index; raises VerificationError."""
+    if logits_BK.ndim != 2 or len(logits_BK) != len(y_B) or logits_BK.shape[1] < 2:
+        raise VerificationError(
+            f"the network returns shape {tuple(logits_BK.shape)} for {len(y_B)} examples: it must "
+            "return one logit for each of at least two classes"
+        )
+    if not logits_BK.isfinite().all():
+        raise VerificationError(
+            "the network returns logits that are not finite: its weights have diverged"
+        )
+    num_classes = logits_BK.shape[1]
+    wrong = (y_B < 0) | (y_B >= num_classes)
+    if wrong.any():
+        raise VerificationError(
+            f"label {int(y_B[wrong][0])} is out of range: the network has {num_classes} classes, "
+            f"0 to {num_classes - 1}"
+        )

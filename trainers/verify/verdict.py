@@ -1,0 +1,62 @@
+"""What verification found, example by example, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+Verdict = Literal["verified", "falsified", "unknown", "misclassified"]
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step of the cascade: how many examples reached it, how many it decided, in what time."""
+
+    name: str
+    num_examples: int
+    num_decided: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class VerificationResult:
+    """Verdicts on `num_examples` examples at l-infinity `radius` (data units).
+
+    verdicts[i] is "misclassified" (already without perturbation), "verified" (no input of the
+    ball, clipped to the data range, changes the class), "falsified" (counterexamples[i] does) or
+    "unknown". method[i] is the step that decided: "natural", "pgd" or a bound's name; "undecided"
+    or "timeout" for unknown ones. `precision` is the floating-point type of the bounds.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    method: tuple[str, ...]
+    counterexamples: dict[int, Tensor]
+    radius: float
+    seconds: float
+    steps: tuple[StepRecord, ...]
+    precision: str
+
+    @property
+    def num_examples(self) -> int:
+        """How many examples were judged."""
+        return len(self.verdicts)
+
+    @property
+    def natural_accuracy(self) -> float:
+        """Share of examples classified correctly without perturbation."""
+        return 1.0 - self._share("misclassified")
+
+    @property
+    def verified_accuracy(self) -> float:
+        """Share of examples classified correctly on the whole ball, proven."""
+        return self._share("verified")
+
+    @property
+    def falsified_accuracy_bound(self) -> float:
+        """1 - share falsified or misclassified: no verifier can prove more."""
+        return 1.0 - self._share("misclassified", "falsified")
+
+    def _share(self, *verdicts: Verdict) -> float:
+        return sum(verdict in verdicts for verdict in self.verdicts) / self.num_examples
