@@ -2,9 +2,10 @@
 
     uv run benchmarks/overhead.py [--trials 30]
 
-Runs one study through Ray and compares its wall time, from the first trial's start to the last one's
-end, with the sum of the times that the trials themselves took (training and evaluation, as the worker
-measured them) divided by the number of workers. Start-up of Ray and MLflow is reported apart.
+Runs one study through Ray and compares its wall time, from the first trial's start to the last
+one's end, with the sum of the times that the trials themselves took (training and evaluation, as
+the worker measured them) divided by the number of workers. Start-up of Ray and MLflow, and each
+worker's first trial, in which it imports everything, are reported apart.
 """
 
 from __future__ import annotations

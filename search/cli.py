@@ -84,13 +84,19 @@ def search(
     from search.run import run_study  # noqa: PLC0415
 
     check_rule(best)
-    result = run_study(
-        study,
-        executor,
-        address=address,
-        resume=resume,
-        observers=(Progress(_stderr()),),
-    )
+    try:
+        result = run_study(
+            study,
+            executor,
+            address=address,
+            resume=resume,
+            observers=(Progress(_stderr()),),
+        )
+    except KeyboardInterrupt:
+        print(
+            f"interrupted; go on with: goldenticket search {study_file} --resume", file=sys.stderr
+        )
+        raise typer.Exit(130) from None
     if not result.count("completed"):
         raise JobFailed(
             f"none of the {len(result.records)} trials of study {study.name!r} completed, so there "
@@ -168,9 +174,7 @@ def verify(
     timeout: Annotated[
         float | None, typer.Option(help="Seconds per radius; then the rest is unknown.")
     ] = None,
-    format: Annotated[
-        Literal["table", "json"], typer.Option(help="How to print it.")
-    ] = "table",
+    format: Annotated[Literal["table", "json"], typer.Option(help="How to print it.")] = "table",
 ) -> None:
     """Check a ticket from its folder alone and write its certificate there."""
     from analysis import verify_ticket  # noqa: PLC0415

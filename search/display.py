@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from spaces.metrics import metric
 from spaces.space import SearchSpace
@@ -28,10 +31,13 @@ _SHORT = {
 
 
 def duration(seconds: float) -> str:
-    """`42 s`, `3:07 min` or `2:05 h`."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
+    """`0.3 s`, `42 s`, `3:07 min` or `2:05 h`."""
+    if seconds < 9.95:
+        return f"{round(seconds, 1):g} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
     if minutes < 60:
         return f"{minutes}:{rest:02d} min"
     return f"{minutes // 60}:{minutes % 60:02d} h"
@@ -41,6 +47,8 @@ def quantity(name: str, value: float | None) -> str:
     """A metric's value with its unit: percent for fractions, thousands and millions for counts."""
     if value is None:
         return "-"
+    if not math.isfinite(value):
+        return f"{value}"
     unit = metric(name).unit
     if name == "density" and value < 0.1:
         return f"{value:.2%}"
@@ -48,67 +56,59 @@ def quantity(name: str, value: float | None) -> str:
         return f"{value:.1%}"
     if unit == "s":
         return duration(value)
-    for size, letter in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{letter}"
+    rounded = float(f"{value:.3g}")  # before the letter is chosen: 999,999 is 1M, not 1000k
+    for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if rounded >= size:
+            return f"{rounded / size:g}{letter}"
     return f"{value:g}"
 
 
-def plain_table(title: str, headings: Sequence[str], caption: str | None = None) -> Table:
-    """An empty table in the house style: no frames, numbers to the right."""
-    table = Table(
-        title=title,
-        caption=caption,
-        box=box.SIMPLE_HEAD,
-        title_justify="left",
-        caption_justify="left",
-        title_style="bold",
-        header_style="bold",
-        pad_edge=False,
-    )
+def plain_table(headings: Sequence[str], num_texts: int = 1) -> Table:
+    """An empty table without frames: `num_texts` columns of text, then numbers to the right."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
     for place, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if place == 0 else "right", no_wrap=True)
+        table.add_column(heading, justify="left" if place < num_texts else "right", no_wrap=True)
     return table
+
+
+def titled(title: str, table: Table, caption: str | None = None) -> Group:
+    """A table between its title and caption, which Rich would cut to the table's own width."""
+    parts = [Text(title, style="bold"), table]
+    return Group(*parts) if caption is None else Group(*parts, Text(caption, style="italic"))
 
 
 def metrics_table(
-    title: str,
-    rows: Iterable[tuple[str, Mapping[str, float], str]],
+    rows: Iterable[tuple[str, Mapping[str, float], Sequence[str]]],
     names: Sequence[str] = COLUMNS,
-    caption: str | None = None,
+    notes: Sequence[str] = ("method",),
 ) -> Table:
-    """One row per (label, metrics, note)."""
-    headings = ["trial", *(_SHORT.get(name, name.replace("_", " ")) for name in names), "method"]
-    table = plain_table(title, headings, caption)
-    for label, metrics, note in rows:
-        table.add_row(label, *(quantity(name, metrics.get(name)) for name in names), note)
+    """One row per (label, metrics, notes); `notes` are the headings of the latter."""
+    shown = [_SHORT.get(name, name.replace("_", " ")) for name in names]
+    table = plain_table(["trial", *shown, *notes])
+    for label, metrics, texts in rows:
+        values = [quantity(name, metrics.get(name)) for name in names]
+        table.add_row(label, *values, *(Text(text) for text in texts))
     return table
 
 
-def front_table(front: Front) -> Table:
+def front_table(front: Front) -> Group:
     """The members of a front, and how their figures were obtained."""
     names = list(dict.fromkeys([*front.objectives, *COLUMNS]))
     names.sort(key=lambda name: COLUMNS.index(name) if name in COLUMNS else len(COLUMNS))
+    rows = [(f"{t.number}", t.metrics, (t.method, t.run_id[:8])) for t in front.members]
     count = front.study.count
-    return metrics_table(
+    return titled(
         f"Front of {front.study.name}: {len(front.members)} of {count('completed')} completed "
         f"trials ({count('stopped')} stopped early, {count('failed')} failed)",
-        [
-            (f"{t.number}", t.metrics, f"{t.method}  {t.run_id[:8]}")
-            for t in front.members
-        ],
-        names,
+        metrics_table(rows, names, notes=("method", "run")),
         caption=front.members[0].provenance,
-    )  # fmt: skip
+    )
 
 
-def certificate_table(certificate: Certificate) -> Table:
+def certificate_table(certificate: Certificate) -> Group:
     """What was certified, one row per radius."""
     table = plain_table(
-        f"Certificate: {certificate.data}, {certificate.split} split, "
-        f"{certificate.num_examples} examples",
-        ["radius (l∞)", "natural", "verified", "95 % interval", "not falsified", "open", "time"],
-        caption="verified by " + certificate.bound.replace("+", " + "),
+        ["radius (l∞)", "natural", "verified", "95 % interval", "not falsified", "open", "time"]
     )
     for r in certificate.results:
         low, high = r.verified_interval
@@ -121,16 +121,20 @@ def certificate_table(certificate: Certificate) -> Table:
             f"{r.num_unknown}",
             duration(r.seconds),
         )
-    return table
+    return titled(
+        f"Certificate: {certificate.data}, {certificate.split} split, "
+        f"{certificate.num_examples} examples",
+        table,
+        caption="verified by " + certificate.bound.replace("+", " + "),
+    )
 
 
-def space_table(space: SearchSpace, title: str) -> Table:
+def space_table(space: SearchSpace, title: str) -> Group:
     """The holes of a search space: name, what may stand there, and when it is asked for."""
-    table = plain_table(title, ["parameter", "values", "asked for when"])
+    table = plain_table(["parameter", "values", "asked for when"], num_texts=3)
     for column in table.columns:
-        column.justify = "left"
         column.no_wrap = False
     for hole in space.parameters():
         when = " and ".join(f"{path} = {label}" for path, label in hole.condition) or "always"
-        table.add_row(hole.path, hole.describe(), when)
-    return table
+        table.add_row(*(Text(cell) for cell in (hole.path, hole.describe(), when)))
+    return titled(title, table)

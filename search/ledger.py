@@ -52,6 +52,11 @@ class Ledger:
         spent = sum(not record.interrupted for record in self._records.values())
         return max(0, self.run.study.budget.trials - spent)
 
+    @property
+    def is_done(self) -> bool:
+        """Whether no trial is running and none may be started."""
+        return self.num_left == 0 and all(r.state != "running" for r in self._records.values())
+
     def ask(self) -> TrialJob | None:
         """A new trial to run, or None when the budget is spent.
 
@@ -73,13 +78,13 @@ class Ledger:
     def report(self, number: int, report: Report) -> bool:
         """Enter what a worker reported; return whether the trial goes on."""
         record = self._records[number]
+        if record.seconds == 0.0:  # its first report: starting a worker is not the trial's time
+            record = replace(record, started=time.time() - report.seconds)
         record = replace(record, epochs=report.epoch, seconds=record.seconds + report.seconds)
         if report.measurement is not None:
             new = report.measurement
             metrics = {**record.metrics, **new.metrics}
-            record = replace(
-                record, metrics=metrics, provenance=new.provenance, ticket=new.ticket
-            )
+            record = replace(record, metrics=metrics, provenance=new.provenance, ticket=new.ticket)
         self._records[number] = record
         if report.error is not None:
             self._end(record, "failed", report.error)
@@ -148,6 +153,4 @@ def build_rungs(study: StudyConfig) -> Rungs | None:
     config = study.scheduler
     if not isinstance(config, AshaConfig):
         return None
-    return Rungs(
-        config.grace_epochs, config.reduction_factor, study.budget.epochs, config.brackets
-    )
+    return Rungs(config.grace_epochs, config.reduction_factor, study.budget.epochs, config.brackets)

@@ -12,11 +12,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from search.display import COLUMNS, duration, metrics_table, quantity
+from search.display import duration, metrics_table, quantity, titled
 from search.ranking import front
 from search.records import Observer, SearchRun, TrialRecord
 
 _SHOWN_MEMBERS = 8
+_TRIALS_FOR_A_PACE = 3
 
 
 class Progress(Observer):
@@ -28,6 +29,7 @@ class Progress(Observer):
         self.run: SearchRun | None = None
         self.started = time.monotonic()
         self.num_resumed = 0
+        self._first_start: float | None = None
         self._front: tuple[TrialRecord, ...] = ()
         self._live: Live | None = None
 
@@ -39,12 +41,10 @@ class Progress(Observer):
         self._front = front(run.study, self.records.values())
         study = run.study
         resumed = f", {self.num_resumed} of them done before" if self.num_resumed else ""
-        self.console.print(
-            f"study [bold]{study.name}[/]: {study.budget.trials} trials{resumed}, up to "
+        self._say(
+            f"study {study.name}: {study.budget.trials} trials{resumed}, up to "
             f"{study.budget.epochs} epochs each; sampler {study.sampler.name}, stopping by "
-            f"{study.scheduler.name}, executor {run.executor}; files in {run.folder}",
-            highlight=False,
-            soft_wrap=True,
+            f"{study.scheduler.name}, executor {run.executor}; files in {run.folder}"
         )
         if self.console.is_terminal:
             self._live = Live(
@@ -58,7 +58,9 @@ class Progress(Observer):
             self._live.start()
 
     def on_trial_start(self, record: TrialRecord) -> None:
-        """Note a running trial."""
+        """Note a running trial; time is counted from the first one, after all has started up."""
+        if self._first_start is None:
+            self._first_start = time.monotonic()
         self.records[record.number] = record
 
     def on_report(self, record: TrialRecord) -> None:
@@ -66,22 +68,22 @@ class Progress(Observer):
         self.records[record.number] = record
 
     def on_trial_end(self, record: TrialRecord) -> None:
-        """Note how it ended; without a terminal, print a line."""
+        """Note how it ended; print a line without a terminal, or when it failed."""
         assert self.run is not None
         self.records[record.number] = record
         if record.state == "completed":
             self._front = front(self.run.study, self.records.values())
-        if record.state == "failed":
-            self.console.print(f"trial {record.number} failed: {_last_line(record.reason)}")
         if self._live is None:
-            self.console.print(self._line(record), highlight=False, soft_wrap=True)
+            self._say(f"[{self._summary()}] {_outcome(record)}")
+        elif record.state == "failed":
+            self._say(_outcome(record))
 
     def on_study_end(self, run: SearchRun, records: Sequence[TrialRecord]) -> None:
         """Close the view and say what it took."""
         if self._live is not None:
             self._live.stop()
             self._live = None
-        self.console.print(self._summary(), highlight=False)
+        self._say(self._summary())
 
     def render(self) -> RenderableType:
         """The live view: bar, running trials, current front."""
@@ -89,51 +91,53 @@ class Progress(Observer):
         total = self.run.study.budget.trials
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
-            ProgressBar(total=total, completed=len(self._ended()), width=30), self._summary()
+            ProgressBar(total=total, completed=len(self._ended()), width=30),
+            Text(self._summary()),
         )
         parts: list[RenderableType] = [bar, *self._running()]
         if self._front:
             best_first = sorted(
                 self._front, key=lambda r: r.metrics.get("verified_accuracy", 0.0), reverse=True
             )
+            rows = [(f"{r.number}", r.metrics, (_method(r),)) for r in best_first[:_SHOWN_MEMBERS]]
             hidden = len(best_first) - _SHOWN_MEMBERS
-            rows = [
-                (f"{r.number}", r.metrics, _method(r)) for r in best_first[:_SHOWN_MEMBERS]
-            ]  # fmt: skip
             caption = f"and {hidden} more" if hidden > 0 else None
-            parts.append(metrics_table("Front so far (validation)", rows, COLUMNS, caption))
+            parts.append(titled("Front so far (validation)", metrics_table(rows), caption))
         return Group(*parts)
 
     def _ended(self) -> list[TrialRecord]:
         return [r for r in self.records.values() if r.state != "running" and not r.interrupted]
 
-    def _summary(self) -> Text:
+    def _say(self, line: str) -> None:
+        # As Text, because paths and error messages may hold what Rich takes for markup.
+        self.console.print(Text(line), soft_wrap=True)
+
+    def _summary(self) -> str:
         assert self.run is not None
-        states = Counter(record.state for record in self.records.values())
+        records = self.records.values()
+        states = Counter("interrupted" if r.interrupted else r.state for r in records)
         parts = [
             f"{len(self._ended())}/{self.run.study.budget.trials} trials",
             f"{states['completed']} completed",
             f"{states['stopped']} stopped early",
         ]
-        if states["failed"]:
-            parts.append(f"{states['failed']} failed")
-        if states["running"]:
-            parts.append(f"{states['running']} running")
-        elapsed = time.monotonic() - self.started
-        parts.append(f"{duration(elapsed)} elapsed")
-        expected = self._expected(elapsed)
+        for state in ("failed", "interrupted", "running"):
+            if states[state]:
+                parts.append(f"{states[state]} {state}")
+        parts.append(f"{duration(time.monotonic() - self.started)} elapsed")
+        expected = self._expected()
         if expected is not None:
             parts.append(f"about {duration(expected)} to go")
-        return Text(", ".join(parts))
+        return ", ".join(parts)
 
-    def _expected(self, elapsed: float) -> float | None:
-        """Seconds to go, at the pace so far; None before the first trial ended, 0 is not shown."""
+    def _expected(self) -> float | None:
+        """Seconds to go, at the pace of the trials so far; None while nothing can be said."""
         assert self.run is not None
         ended = len(self._ended())
         done_here, left = ended - self.num_resumed, self.run.study.budget.trials - ended
-        if done_here <= 0 or left <= 0:
+        if done_here < _TRIALS_FOR_A_PACE or left <= 0 or self._first_start is None:
             return None
-        return elapsed / done_here * left
+        return (time.monotonic() - self._first_start) / done_here * left
 
     def _running(self) -> list[Text]:
         assert self.run is not None
@@ -152,14 +156,18 @@ class Progress(Observer):
                 )
         return lines
 
-    def _line(self, record: TrialRecord) -> str:
-        natural = quantity("natural_accuracy", record.metrics.get("natural_accuracy"))
-        verified = quantity("verified_accuracy", record.metrics.get("verified_accuracy"))
-        flops = quantity("inference_flops", record.metrics.get("inference_flops"))
-        return (
-            f"[{self._summary()}] trial {record.number} ({_method(record)}) {record.state} after "
-            f"{record.epochs} epochs: natural {natural}, verified {verified}, {flops}FLOPs"
-        )
+
+def _outcome(record: TrialRecord) -> str:
+    """One line on a trial that has ended: its figures, or why it failed."""
+    state = "interrupted" if record.interrupted else record.state
+    said = f"trial {record.number} ({_method(record)}) {state} after {record.epochs} epochs"
+    if record.state == "failed":
+        return f"{said}: {_last_line(record.reason)}"
+    natural, verified, flops = (
+        quantity(name, record.metrics.get(name))
+        for name in ("natural_accuracy", "verified_accuracy", "inference_flops")
+    )
+    return f"{said}: natural {natural}, verified {verified}, {flops} FLOPs"
 
 
 def _method(record: TrialRecord) -> str:
@@ -167,5 +175,5 @@ def _method(record: TrialRecord) -> str:
 
 
 def _last_line(reason: str | None) -> str:
-    lines = (reason or "unknown reason").strip().splitlines()
-    return lines[-1]
+    lines = (reason or "").strip().splitlines()
+    return lines[-1] if lines else "unknown reason"

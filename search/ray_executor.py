@@ -39,7 +39,7 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial without a GPU share sees no GPU
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the search; the ledger closes its trials
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "5",  # after Ctrl-C, a worker need not finish its epoch
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # the journal is what a search is resumed from
 }
 
@@ -188,6 +188,8 @@ def run_ray(ledger: Ledger, factory: TrialFactory, *, address: str | None = None
             raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+    if not ledger.is_done:  # Ray has caught Ctrl-C, and stopped its workers
+        raise KeyboardInterrupt
 
 
 def _job(config: dict[str, Any]) -> TrialJob:

@@ -20,9 +20,10 @@ class TrialRecord:
 
     `metrics` holds the latest value of each metric, `provenance` how they were obtained (split,
     bound, radius, num_examples). `seconds` is the time that the trial itself took (training and
-    measuring, as its worker measured it); `started` and `ended` are seconds since 1970 on the
-    driver's clock. `reason` says why it was stopped, or is the traceback of its failure. An
-    `interrupted` trial was stopped by a person, not by a rung: a resumed search runs another one.
+    measuring, as its worker measured it). `started` and `ended` are seconds since 1970 on the
+    driver's clock: it starts when it is proposed or, once that is known, when its worker begins.
+    `reason` says why it was stopped, or is the traceback of its failure. An `interrupted` trial was
+    stopped by a person, not by a rung: a resumed search runs another one.
     `config` is None when the parameters make no valid trial.
     """
 

@@ -82,12 +82,11 @@ def _climb(
 
 
 def _inner_ball(x: Tensor, radius: float, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """The ball, drawn in by one unit in the last place where rounding has put it outside."""
-    lower, upper = ball(x, radius, low, high)
-    outside = (x.double() - lower.double()) > radius
-    lower = torch.where(outside, torch.nextafter(lower, x), lower)
-    outside = (upper.double() - x.double()) > radius
-    return lower, torch.where(outside, torch.nextafter(upper, x), upper)
+    """The ball in the type of x, rounded inwards: none of its points is outside the real one."""
+    exact_lower, exact_upper = ball(x.double(), radius, low, high)
+    lower, upper = exact_lower.to(x), exact_upper.to(x)
+    lower = torch.where(lower.double() < exact_lower, torch.nextafter(lower, upper), lower)
+    return lower, torch.where(upper.double() > exact_upper, torch.nextafter(upper, lower), upper)
 
 
 @contextlib.contextmanager

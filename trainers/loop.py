@@ -92,21 +92,17 @@ class Training:
         total = torch.zeros((), device=self.device)
         for x_BCHW, y_B in self._batches():
             total += self.train_step(x_BCHW, y_B).total.detach()
-        self.epoch += 1
         train_loss = float(total) / self.steps_per_epoch
-        if not math.isfinite(train_loss):
-            raise TrainingDiverged(
-                f"the training loss became {train_loss} in epoch {self.epoch} of "
-                f"{self.config.epochs} (lr {self.config.optimizer.lr:g}, clip_norm "
-                f"{self.config.optimizer.clip_norm:g}): lower optimizer.lr or lengthen the epsilon "
-                "ramp"
-            )
+        self._check_finite(train_loss)
+        self.epoch += 1
         return {
             "epoch": float(self.epoch),
             "train_loss": train_loss,
             "train_epsilon": self.epsilon(self.step),
             "training_flops": self.training_flops,
-            **evaluate_by_intervals(self.loss.interval, self.data.validation, self.config.evaluation),
+            **evaluate_by_intervals(
+                self.loss.interval, self.data.validation, self.config.evaluation
+            ),
             **model_cost(self.model, self.data.input_shape),
             "duration_s": time.perf_counter() - started,
         }
@@ -122,6 +118,9 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         (terms.total + self._l1_penalty()).backward()
         if updates_masks:
+            # Elsewhere the epoch's sum of losses is looked at, which makes no device wait.
+            gradients = [p.grad for p in self.weights.values() if p.grad is not None]
+            self._check_finite(float(nn.utils.get_total_norm(gradients)))
             self.sparsifier.update(self.step, self._signals(certified))
         else:
             self.sparsifier.mask_gradients()
@@ -206,6 +205,15 @@ class Training:
             assert weight.grad is not None, f"{name} took no part in the loss"
             gradients[name] = weight.grad
         return Signals(_detached(self.weights), gradients, certified)
+
+    def _check_finite(self, loss_or_gradient: float) -> None:
+        if not math.isfinite(loss_or_gradient):
+            optimizer = self.config.optimizer
+            raise TrainingDiverged(
+                f"the training loss or its gradient became {loss_or_gradient} in epoch "
+                f"{self.epoch + 1} of {self.config.epochs} (lr {optimizer.lr:g}, clip_norm "
+                f"{optimizer.clip_norm:g}): lower optimizer.lr or lengthen the epsilon ramp"
+            )
 
     def _l1_penalty(self) -> Tensor | float:
         if self.config.optimizer.l1 == 0.0:

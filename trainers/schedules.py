@@ -28,9 +28,7 @@ class EpsilonSchedule:
     shape: Literal["smoothed", "linear"] = "smoothed"
 
     @classmethod
-    def from_config(
-        cls, config: EpsilonConfig, radius: float, total_steps: int
-    ) -> EpsilonSchedule:
+    def from_config(cls, config: EpsilonConfig, radius: float, total_steps: int) -> EpsilonSchedule:
         """The schedule of a training to be evaluated at `radius` (data units)."""
         target = radius * config.train_factor
         return cls(target, config.warmup, config.ramp_end, total_steps, config.shape)
@@ -51,7 +49,7 @@ class EpsilonSchedule:
 
 
 def _smoothed(t: float) -> float:
-    """a t^4 up to _MID, then the line through (1, 1) that continues its slope."""
+    """Return a t^4 up to _MID, then the line through (1, 1) that continues its slope."""
     a = 1.0 / (_MID**_BETA + _BETA * _MID ** (_BETA - 1) * (1.0 - _MID))
     if t < _MID:
         return a * t**_BETA

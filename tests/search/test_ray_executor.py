@@ -1,7 +1,9 @@
 """The same study through Ray. One Ray is shared; each dying worker costs seconds."""
 
+import itertools
 import os
 import re
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -52,9 +54,7 @@ def test_both_executors_leave_the_same_records_and_runs(tmp_path: Path, store: s
     assert not (by_ray.run.folder / "ray").exists()
 
 
-def test_failures_of_every_kind_neither_stall_nor_abort_a_study(
-    tmp_path: Path, store: str
-) -> None:
+def test_failures_of_every_kind_neither_stall_nor_abort_a_study(tmp_path: Path, store: str) -> None:
     faults = {0: "diverges", 1: "dies", 2: "nan", 3: "missing", 4: "breaks"}
     study = study_in(tmp_path, store, budget={"trials": 8, "epochs": 3})
     result = run_study(study, "ray", factory=ToyFactory(faults))
@@ -69,32 +69,29 @@ def test_failures_of_every_kind_neither_stall_nor_abort_a_study(
     assert "MemoryError: no memory is left" in reasons[4]
 
 
-def test_trials_are_stopped_at_rungs(tmp_path: Path, store: str) -> None:
+def test_trials_are_stopped_at_rungs_and_workers_are_used_again(tmp_path: Path, store: str) -> None:
+    ended: list[float] = []
+
+    class Clock(Observer):
+        def on_trial_end(self, record: TrialRecord) -> None:
+            ended.append(time.monotonic())
+
     asha = {"name": "asha", "grace_epochs": 1, "reduction_factor": 2}
-    study = study_in(tmp_path, store, scheduler=asha, budget={"trials": 12, "epochs": 5})
-    result = run_study(study, "ray", factory=ToyFactory())
+    study = study_in(tmp_path, store, scheduler=asha, budget={"trials": 20, "epochs": 5})
+    result = run_study(study, "ray", factory=ToyFactory(), observers=[Clock()])
     assert result.count("completed") >= 1
     assert result.count("stopped") >= 1
-    assert result.count("completed") + result.count("stopped") == 12
+    assert result.count("completed") + result.count("stopped") == 20
     assert all(r.epochs in (1, 2, 4) for r in result.records if r.state == "stopped")
+    gaps = sorted(later - earlier for earlier, later in itertools.pairwise(ended))
+    assert gaps[len(gaps) // 2] < 0.6, "a new process takes seconds; a trial handed on does not"
 
 
-def test_a_resumed_search_runs_only_what_is_left(tmp_path: Path, store: str) -> None:
-    first = run_study(
-        study_in(tmp_path, store, budget={"trials": 2, "epochs": 3}), "ray", factory=ToyFactory()
-    )
-    study = study_in(tmp_path, store, budget={"trials": 4, "epochs": 3})
-    second = run_study(study, "ray", factory=ToyFactory(), resume=True)
-    assert second.records[:2] == first.records
-    assert [record.state for record in second.records] == ["completed"] * 4
-    assert second.tracking_run_id == first.tracking_run_id
-
-
-def test_an_interrupt_ends_the_search_with_its_records_closed(tmp_path: Path, store: str) -> None:
+def test_an_interrupted_search_is_closed_and_can_be_resumed(tmp_path: Path, store: str) -> None:
     class Impatient(Observer):
         def on_trial_end(self, record: TrialRecord) -> None:
             if record.number == 1 and not record.interrupted:
-                raise KeyboardInterrupt
+                os.kill(os.getpid(), signal.SIGINT)
 
         def on_study_end(self, run: Any, records: Any) -> None:
             self.records = records
@@ -106,6 +103,8 @@ def test_an_interrupt_ends_the_search_with_its_records_closed(tmp_path: Path, st
     assert all(record.state != "running" for record in impatient.records)
     result = run_study(study, "ray", factory=ToyFactory(), resume=True)
     assert sum(record.state == "completed" for record in result.records) == 6
+    kept = [record for record in impatient.records if record.state == "completed"]
+    assert [r for r in result.records if r.number in {k.number for k in kept}] == kept
 
 
 def test_an_error_in_the_driver_comes_out_as_it_is(tmp_path: Path, store: str) -> None:
@@ -121,20 +120,6 @@ def test_more_than_the_machine_has_is_refused(tmp_path: Path, store: str) -> Non
     study = study_in(tmp_path, store, resources={"cpus_per_trial": 64, "concurrent": 1})
     with pytest.raises(ConfigError, match=r"resources.cpus_per_trial: 64 is more than the 2 CPUs"):
         run_study(study, "ray", factory=ToyFactory())
-
-
-def test_workers_are_used_again(tmp_path: Path, store: str) -> None:
-    study = study_in(tmp_path, store, budget={"trials": 20, "epochs": 3})
-    ended: list[float] = []
-
-    class Clock(Observer):
-        def on_trial_end(self, record: TrialRecord) -> None:
-            ended.append(time.monotonic())
-
-    result = run_study(study, "ray", factory=ToyFactory(), observers=[Clock()])
-    assert result.count("completed") == 20
-    gaps = sorted(b - a for a, b in zip(ended, ended[1:], strict=False))
-    assert gaps[len(gaps) // 2] < 0.6, "a new process takes seconds; a trial handed on does not"
 
 
 @pytest.mark.skipif(not Path("/proc/net/tcp6").exists(), reason="reads Linux's /proc")

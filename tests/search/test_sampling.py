@@ -35,7 +35,8 @@ def test_a_completed_trial_is_told_with_its_values_and_constraints(
     assert trial.state == TrialState.COMPLETE
     assert trial.values == [0.9, 0.7, 1e6]
     assert trial.constraints == {"natural_accuracy >= 0.85": pytest.approx(-0.05)}
-    assert [d.name for d in sampling.optuna_study.directions] == ["MAXIMIZE", "MAXIMIZE", "MINIMIZE"]
+    directions = [direction.name for direction in sampling.optuna_study.directions]
+    assert directions == ["MAXIMIZE", "MAXIMIZE", "MINIMIZE"]
 
 
 def test_a_stopped_trial_is_pruned_without_values_and_a_failed_one_fails(

@@ -166,7 +166,8 @@ def test_a_long_parameter_is_shortened_and_kept_whole_beside(run: SearchRun) -> 
     record = trial(run.study, 0)
     assert record.config is not None
     model = record.config.model.model_copy(update={"widths": widths})
-    tracker.on_trial_start(replace(record, config=record.config.model_copy(update={"model": model})))
+    config = record.config.model_copy(update={"model": model})
+    tracker.on_trial_start(replace(record, config=config))
     child = children(tracker)[0]
     assert len(child.data.params["model.widths"]) == 500
     assert child.data.params["model.widths"].endswith("...")

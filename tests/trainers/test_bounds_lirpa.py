@@ -53,9 +53,20 @@ def residual():
 def pooled():
     # Windows that overlap and that are padded: auto_LiRPA's own average pooling is wrong here.
     return nn.Sequential(
-        nn.Conv2d(2, 4, 3, 1, 1), nn.ReLU(), nn.AvgPool2d(3, 2, 1),
+        nn.Conv2d(2, 4, 3, 1, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.AvgPool2d(3, 2, 1),
         nn.Conv2d(4, 5, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3),
     )  # fmt: skip
+
+
+def all_convolutions():
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(),
+        nn.Conv2d(4, 3, 3, 1, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    )  # fmt: skip
+
+
+def without_biases():
+    return nn.Sequential(nn.Linear(6, 8, bias=False), nn.ReLU(), nn.Linear(8, 3, bias=False))
 
 
 NETWORKS = {
@@ -63,6 +74,8 @@ NETWORKS = {
     "residual": (residual, (2, 6, 6)),
     "pooled": (pooled, (2, 6, 6)),
     "functional": (Functional, (2, 4, 4)),
+    "all_convolutions": (all_convolutions, (2, 6, 6)),
+    "without_biases": (without_biases, (6,)),
 }
 
 

@@ -127,7 +127,8 @@ def test_a_ticket_can_be_trained_again_from_its_initial_weights_and_masks(data: 
 
 
 def test_a_loss_that_is_not_finite_is_an_error_that_names_the_epoch(data: Data) -> None:
-    diverging = config(optimizer={"name": "sgd", "lr": 10.0, "clip_norm": 1e9}, epochs=3)
+    exploding = {"name": "sgd", "lr": 10.0, "weight_decay": 1.0, "lr_schedule": "constant"}
+    diverging = config(optimizer=exploding, epochs=3, batch_size=16)
     with pytest.raises(TrainingDiverged, match=r"epoch \d of 3.*lr 10"):
         train(diverging, data)
 
@@ -179,4 +180,4 @@ def test_every_family_trains_under_every_loss(data: Data, model: dict, loss: str
         epsilon={"warmup": 0.0, "ramp_end": 0.1},
     )  # fmt: skip
     training = train(trial, data)
-    assert training.final_metrics()["density"] == pytest.approx(0.2, abs=0.001)
+    assert training.final_metrics()["density"] == pytest.approx(0.2, abs=0.01)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from trainers.bounds.program import Add, Affine, Flatten, SpatialMean, Step
+from trainers.bounds.program import Add, Affine, Flatten, SpatialMean, Step, is_number
 from trainers.bounds.trace import trace
 from trainers.errors import UnsupportedLayer
 
@@ -111,7 +111,7 @@ class IntervalPass:
         return values[self.program.output].bounds
 
     def _run(self, x: Tensor, lower: Tensor, upper: Tensor, steps: list[Step]) -> list[Activation]:
-        values = [Activation(x, (lower + upper) / 2, (upper - lower) / 2).map(_channels_last)]
+        values = [Activation(x, (lower + upper) / 2, (upper - lower) / 2)]
         for step in steps:
             inputs = [values[i] for i in step.inputs]
             if isinstance(step.op, nn.Linear | nn.Conv2d):
@@ -148,11 +148,6 @@ class _IntervalReLU(torch.autograd.Function):
         return (lower + upper).mul_(0.5), upper.sub_(lower).mul_(0.5)
 
 
-def _channels_last(x: Tensor) -> Tensor:
-    """The layout in which convolutions are fastest; stays with the activations that follow."""
-    return x.to(memory_format=torch.channels_last) if x.ndim == 4 else x
-
-
 def _relu(op: nn.Module, a: Activation) -> Activation:
     return Activation(a.value.relu(), *_IntervalReLU.apply(a.center, a.radius))
 
@@ -167,21 +162,57 @@ def _absolute(op: Any, radius: Tensor) -> Tensor:
 
 def _batch_norm(op: Any, a: Activation) -> Activation:
     if op.training:
-        dims = [0, *range(2, a.value.ndim)]
-        var, mean = torch.var_mean(a.value, dims, correction=0)
+        value, mean, inverse_std = _normalize_batch(op, a.value)
     else:
-        var, mean = op.running_var, op.running_mean
-    scale = torch.rsqrt(var + op.eps)
-    if op.weight is not None:
-        scale = scale * op.weight
+        value, mean, inverse_std = (
+            op(a.value),
+            op.running_mean,
+            torch.rsqrt(op.running_var + op.eps),
+        )
+    scale = inverse_std if op.weight is None else inverse_std * op.weight
     shift = -mean * scale if op.bias is None else op.bias - mean * scale
     scale, shift = (t.view(-1, *[1] * (a.value.ndim - 2)) for t in (scale, shift))
-    return Activation(op(a.value), a.center * scale + shift, a.radius * scale.abs())
+    return Activation(value, torch.addcmul(shift, a.center, scale), a.radius * scale.abs())
+
+
+def _normalize_batch(op: Any, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What `op` does in training mode, with the statistics that it used (none computed twice)."""
+    momentum = op.momentum
+    if op.num_batches_tracked is not None:
+        op.num_batches_tracked.add_(1)
+        if momentum is None:
+            momentum = 1.0 / float(op.num_batches_tracked)
+    normalized, mean, inverse_std = torch.native_batch_norm(
+        value, op.weight, op.bias, op.running_mean, op.running_var, True, momentum, op.eps
+    )
+    return normalized, *_BatchStatistics.apply(value, mean, inverse_std)
+
+
+class _BatchStatistics(torch.autograd.Function):
+    """Mean and 1 / standard deviation of each channel, as differentiable functions of `value`."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, mean: Tensor, inverse_std: Tensor) -> Bounds:
+        ctx.save_for_backward(value, mean, inverse_std)
+        return mean.clone(), inverse_std.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, mean_grad: Tensor, inverse_std_grad: Tensor) -> tuple[Any, ...]:
+        value, mean, inverse_std = ctx.saved_tensors
+        # d mean / d v = 1 / n, and d (var + eps)^(-1/2) / d v = -(var + eps)^(-3/2) (v - mean) / n.
+        n = value.numel() / len(mean)
+        slope = -inverse_std_grad * inverse_std**3 / n
+        offset = mean_grad / n - slope * mean
+        shape = (-1, *[1] * (value.ndim - 2))
+        return torch.addcmul(offset.view(shape), value, slope.view(shape)), None, None
 
 
 def _affine(op: Affine, a: Activation) -> Activation:
     scale, shift = op.constants(a.value)
-    return Activation(a.value * scale + shift, a.center * scale + shift, a.radius * abs(scale))
+    radius = a.radius if is_number(scale, 1.0) else a.radius * abs(scale)
+    value, center = (op.scale_and_shift(t, scale, shift) for t in (a.value, a.center))
+    return Activation(value, center, radius)
 
 
 def _add(op: Add, a: Activation, b: Activation) -> Activation:
@@ -205,7 +236,8 @@ def _dropout(op: Any, a: Activation) -> Activation:
 def _margin_width(weight_KF: Tensor, radius_BF: Tensor, y_B: Tensor) -> Tensor:
     """|W[y] - W[j]| radius, for each j."""
     difference_KKF = (weight_KF[:, None, :] - weight_KF[None, :, :]).abs()
-    return torch.einsum("bkf,bf->bk", difference_KKF[y_B], radius_BF)
+    # Not an einsum: as a batch of matrix-vector products it is several times slower.
+    return (difference_KKF[y_B] * radius_BF[:, None, :]).sum(2)
 
 
 def _check_logits(logits_BK: Tensor) -> None:

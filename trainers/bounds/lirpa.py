@@ -207,7 +207,9 @@ def _plain_op(op: nn.Module, x: Tensor, place: str) -> nn.Module:
                 "bound: give padding as numbers and the same dilation in both directions"
             )
         return op
-    if isinstance(op, nn.Flatten | Flatten):
+    if isinstance(op, nn.Linear):
+        return _with_bias(op)
+    if isinstance(op, Flatten):
         return nn.Flatten()
     if isinstance(op, nn.Identity | nn.Dropout | nn.Dropout2d):
         return nn.Identity()
@@ -224,7 +226,15 @@ def _plain_op(op: nn.Module, x: Tensor, place: str) -> nn.Module:
                 "buffer, or train with the ibp loss"
             )
         return _Scale(scale, shift, x)
-    assert isinstance(op, nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d | nn.ReLU | Add), op
+    assert isinstance(op, nn.BatchNorm1d | nn.BatchNorm2d | nn.ReLU | Add), op
+    return op
+
+
+def _with_bias(op: nn.Linear) -> nn.Linear:
+    """A bias of zeros where there is none: release 0.3 cannot bound margins of a bare product."""
+    if op.bias is None:
+        del op.bias
+        op.register_buffer("bias", op.weight.new_zeros(op.out_features))
     return op
 
 

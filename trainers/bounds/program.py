@@ -36,8 +36,14 @@ class Affine(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The shape of `x` is kept: constants broadcast to it."""
-        scale, shift = self.constants(x)
-        return x * scale + shift
+        return self.scale_and_shift(x, *self.constants(x))
+
+    @staticmethod
+    def scale_and_shift(x: Tensor, scale: Any, shift: Any) -> Tensor:
+        """Evaluate x * scale + shift, without what changes nothing."""
+        if not is_number(scale, 1.0):
+            x = x * scale
+        return x if is_number(shift, 0.0) else x + shift
 
     def constants(self, x: Tensor) -> tuple[Any, Any]:
         """Scale and shift now; refused when they would change the shape or tell examples apart."""
@@ -136,6 +142,11 @@ class Program(nn.Module):
         for op, step in zip(self.ops, self.steps, strict=True):
             values.append(op(*(values[i] for i in step.inputs)))
         return values[self.output]
+
+
+def is_number(constant: Any, number: float) -> bool:
+    """Whether a constant is this very number, and not a tensor."""
+    return not isinstance(constant, Tensor) and constant == number
 
 
 def _fits(constant: Tensor, x: Tensor) -> bool:

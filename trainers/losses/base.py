@@ -18,8 +18,8 @@ class LossTerms:
 
     total: what is minimised. natural: cross-entropy of the logits. certified: cross-entropy of the
     worst-case logits (equal to `natural` while epsilon is 0, and for the natural loss). All three
-    are scalars on one autograd graph, so that each can be differentiated on its own. num_correct and
-    num_certified are int64 scalars.
+    are scalars on one autograd graph, so that each can be differentiated on its own. num_correct
+    and num_certified are int64 scalars.
     """
 
     total: Tensor
@@ -66,7 +66,7 @@ def natural_terms(logits_BK: Tensor, y_B: Tensor) -> LossTerms:
 def worst_case_terms(
     result: IntervalResult, margins_BK: Tensor, y_B: Tensor, kappa: float
 ) -> LossTerms:
-    """kappa * natural + (1 - kappa) * certified, where -margins are the worst-case logits.
+    """Return kappa * natural + (1 - kappa) * certified; -margins are the worst-case logits.
 
     margins_BK[b, j] bounds logit[y_b] - logit[j] from below, and is 0 at j = y_b, so cross-entropy
     of -margins is the largest that the logits in the box can have (Wong and Kolter 2018, thm. 2).

@@ -46,7 +46,7 @@ class VerificationResult:
     @property
     def natural_accuracy(self) -> float:
         """Share of examples classified correctly without perturbation."""
-        return 1.0 - self._share("misclassified")
+        return self._share("verified", "falsified", "unknown")
 
     @property
     def verified_accuracy(self) -> float:
@@ -56,7 +56,7 @@ class VerificationResult:
     @property
     def falsified_accuracy_bound(self) -> float:
         """1 - share falsified or misclassified: no verifier can prove more."""
-        return 1.0 - self._share("misclassified", "falsified")
+        return self._share("verified", "unknown")
 
     def _share(self, *verdicts: Verdict) -> float:
         return sum(verdict in verdicts for verdict in self.verdicts) / self.num_examples

@@ -1,0 +1,187 @@
+"""Losses: exact values on a hand-worked net, the terms' gradients, and that they train."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from spaces.training import CrownIbpLossConfig, IbpLossConfig, NaturalLossConfig
+from trainers.bounds import IntervalPass, IntervalResult, ball
+from trainers.bounds.interval import Activation
+from trainers.bounds.lirpa import LirpaBounds
+from trainers.errors import UnsupportedLayer
+from trainers.losses import build_loss
+from trainers.losses.regularizer import warmup_penalty
+
+CONFIGS = [NaturalLossConfig(), IbpLossConfig(), CrownIbpLossConfig()]
+
+
+def line():
+    """Logits (-x, x): the margin of class 1 is 2x, and falls by 2 epsilon in the ball."""
+    model = nn.Sequential(nn.Linear(1, 2, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[-1.0], [1.0]]))
+    return model
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Linear(4, 16),
+        nn.BatchNorm1d(16),
+        nn.ReLU(),
+        nn.Linear(16, 8),
+        nn.ReLU(),
+        nn.Linear(8, 3),
+    )
+
+
+def batch(n=64):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(n, 4, generator=generator)
+    return x, (x[:, 0] + x[:, 1] > 1).long() + (x[:, 2] > 0.7).long()
+
+
+@pytest.mark.parametrize("config", CONFIGS[1:])
+def test_worst_case_cross_entropy_by_hand(config):
+    config = config.model_copy(update={"kappa": 0.25, "kappa_start": 0.5, "beta_end": 0.5})
+    loss = build_loss(config, line(), torch.rand(2, 1))
+    x, y_B = torch.tensor([[0.5], [0.2], [0.3]]), torch.tensor([1, 1, 0])
+    with torch.no_grad():
+        terms, halfway = loss(x, y_B, 0.25, 1.0), loss(x, y_B, 0.25, 0.5)
+    # Natural margins 1, 0.4, -0.6; in the ball (clipped at 0 for x = 0.2): 0.5, -0.1, -1.1.
+    natural = sum(math.log1p(math.exp(-m)) for m in (1.0, 0.4, -0.6)) / 3
+    certified = sum(math.log1p(math.exp(-m)) for m in (0.5, 0.0, -1.1)) / 3
+    assert float(terms.natural) == pytest.approx(natural, rel=1e-6)
+    assert float(terms.certified) == pytest.approx(certified, rel=1e-6)
+    assert float(terms.total) == pytest.approx(0.25 * natural + 0.75 * certified, rel=1e-6)
+    assert (int(terms.num_correct), int(terms.num_certified)) == (2, 1)
+    kappa = (0.5 + 0.25) / 2
+    assert float(halfway.total) == pytest.approx(
+        kappa * natural + (1 - kappa) * certified, rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_at_radius_zero_the_certified_loss_is_the_natural_one(config):
+    model = network()
+    x, y_B = batch()
+    terms = build_loss(config, model, x)(x, y_B, 0.0, 0.0)
+    expected = F.cross_entropy(model(x), y_B)
+    for term in (terms.natural, terms.certified):
+        torch.testing.assert_close(term, expected)
+    assert int(terms.num_certified) == int(terms.num_correct)
+
+
+def test_the_natural_loss_ignores_the_radius():
+    x, y_B = batch()
+    loss = build_loss(NaturalLossConfig(), network().eval(), x)
+    assert torch.equal(loss(x, y_B, 0.3, 1.0).total, loss(x, y_B, 0.0, 0.0).total)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_each_term_can_be_differentiated_by_itself(config):
+    model = network()
+    x, y_B = batch()
+    config = config.model_copy(update={"warmup_regularizer": 0.0, "kappa": 0.3})
+    terms = build_loss(config, model, x)(x, y_B, 0.05, 1.0)
+    parameters = list(model.parameters())
+    total, natural, certified = (
+        torch.autograd.grad(term, parameters, retain_graph=True)
+        for term in (terms.total, terms.natural, terms.certified)
+    )
+    kappa = 0.3 if config.name != "natural" else 0.5
+    for all_of_it, one, other in zip(total, natural, certified, strict=True):
+        torch.testing.assert_close(all_of_it, kappa * one + (1 - kappa) * other)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_step_updates_running_statistics_once(config):
+    model = network()
+    x, y_B = batch()
+    build_loss(config, model, x)(x, y_B, 0.05, 0.5)
+    assert int(model[1].num_batches_tracked) == 1
+    torch.testing.assert_close(model[1].running_mean, 0.1 * model[0](x).mean(0))
+
+
+def test_crown_ibp_mixes_its_bounds_with_intervals():
+    model = network().eval()
+    x, y_B = batch()
+    config = CrownIbpLossConfig(beta_end=0.4, kappa=0.0, warmup_regularizer=0.0)
+    terms = build_loss(config, model, x)(x, y_B, 0.1, 1.0)
+    ibp_BK = IntervalPass(model).margins(x, y_B, *ball(x, 0.1)).margins_BK
+    crown_BK = LirpaBounds(model, x).margins(x, y_B, 0.1, "crown-ibp")
+    torch.testing.assert_close(
+        terms.certified, F.cross_entropy(-0.4 * crown_BK - 0.6 * ibp_BK, y_B)
+    )
+
+
+def test_without_crown_bounds_only_intervals_are_propagated(monkeypatch):
+    x, y_B = batch()
+    loss = build_loss(CrownIbpLossConfig(beta_end=0.0), network(), x)
+    monkeypatch.setattr(LirpaBounds, "margins", None)
+    assert loss(x, y_B, 0.1, 1.0).certified.isfinite()
+
+
+def penalty(inputs, lower, upper):
+    """The warm-up penalty of one example, of an input box and of bounds in front of one ReLU."""
+    lower, upper = torch.tensor([lower]), torch.tensor([upper])
+    center, radius = (lower + upper) / 2, (upper - lower) / 2
+    box = torch.tensor([inputs[0]]), torch.tensor([inputs[1]])
+    logits = torch.zeros(1, 2)
+    result = IntervalResult(logits, logits, box, [Activation(center, center, radius)])
+    return float(warmup_penalty(result))
+
+
+def test_the_penalty_by_hand():
+    # Widths 1 at the input and 4 in front of the ReLU: (0.5 - 0.25) / 0.5 = 0.5. Midpoints 3
+    # (surely active) and -3 (surely inactive): balanced, in the mean and in the squares around it.
+    assert penalty(([0.0], [1.0]), [1.0, -5.0], [5.0, -1.0]) == pytest.approx(0.5)
+    # Widths 1 and 1; midpoints 1.5, 1.5 and -0.75: ratio of sums 0.25 -> (0.5 - 0.25) / 0.5 = 0.5;
+    # around their mean 0.75 squares are 0.5625 + 0.5625 and 2.25: ratio 0.5 -> 0.
+    lower, upper = [1.0, 1.0, -1.25], [2.0, 2.0, -0.25]
+    assert penalty(([0.0], [1.0]), lower, upper) == pytest.approx(0.5)
+
+
+def test_a_network_without_relu_has_no_penalty():
+    x, y_B = batch()
+    model = nn.Sequential(nn.Linear(4, 3))
+    assert float(warmup_penalty(IntervalPass(model).margins(x, y_B, x, x))) == 0.0
+
+
+def test_the_regulariser_acts_only_during_the_ramp():
+    x, y_B = batch()
+    model = network().eval()
+    with torch.no_grad():
+        model[3].weight.mul_(20)  # so that bounds grow
+    plain = build_loss(IbpLossConfig(warmup_regularizer=0.0), model, x)
+    loss = build_loss(IbpLossConfig(warmup_regularizer=2.0), model, x)
+    added = loss(x, y_B, 0.1, 0.75).total - plain(x, y_B, 0.1, 0.75).total
+    expected = warmup_penalty(IntervalPass(model).margins(x, y_B, *ball(x, 0.1)))
+    torch.testing.assert_close(added, 0.5 * expected)
+    assert expected > 0
+    assert torch.equal(loss(x, y_B, 0.1, 1.0).total, plain(x, y_B, 0.1, 1.0).total)
+
+
+@pytest.mark.parametrize("config", CONFIGS[1:])
+def test_a_few_steps_reduce_the_certified_loss(config):
+    model = network()
+    x, y_B = batch(128)
+    loss = build_loss(config, model, x)
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    first = float(loss(x, y_B, 0.02, 1.0).certified.detach())
+    for _ in range(40):
+        optimizer.zero_grad()
+        terms = loss(x, y_B, 0.02, 1.0)
+        terms.total.backward()
+        optimizer.step()
+    assert float(terms.certified.detach()) < 0.7 * first
+    assert int(terms.num_certified) > 64
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_network_without_bounds_is_refused(config):
+    with pytest.raises(UnsupportedLayer, match="GELU at 1"):
+        build_loss(config, nn.Sequential(nn.Linear(4, 4), nn.GELU()), torch.rand(2, 4))
