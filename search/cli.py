@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import random
+import shlex
 import sys
 import traceback
 from pathlib import Path
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from spaces import StudyConfig
+from spaces import ConfigError, StudyConfig
+from spaces.study import TrackingConfig
 
 if TYPE_CHECKING:
     from analysis import Front
@@ -78,6 +80,8 @@ def search(
     best: Annotated[str, typer.Option(help=f"Which ticket to export: {RULES}.")] = "verified",
 ) -> None:
     """Search, print the front, export the best ticket and verify it."""
+    if address is not None and executor != "ray":
+        raise ConfigError(f"--address {address} is for the executor ray: leave one of them out")
     study = _overridden(StudyConfig.from_yaml(study_file), trials, tracking_uri)
     from analysis.front import check_rule  # noqa: PLC0415
     from search.progress import Progress  # noqa: PLC0415
@@ -90,11 +94,12 @@ def search(
             executor,
             address=address,
             resume=resume,
-            observers=(Progress(_stderr()),),
+            observers=(Progress(Console(stderr=True)),),
         )
     except KeyboardInterrupt:
+        words = [word for word in sys.argv[1:] if word != "--resume"]
         print(
-            f"interrupted; go on with: goldenticket search {study_file} --resume", file=sys.stderr
+            f"interrupted; go on with: goldenticket {shlex.join(words)} --resume", file=sys.stderr
         )
         raise typer.Exit(130) from None
     if not result.count("completed"):
@@ -130,9 +135,9 @@ def front(
     names = None if objectives is None else [name.strip() for name in objectives.split(",")]
     found = load_front(study, tracking_uri=tracking_uri, where=where or (), objectives=names)
     shown = found if best is None else dataclasses.replace(found, members=(found.best(best),))
-    _print_front(shown, format)
     if plot is not None:
-        _stderr().print(f"drawn: {plot_front(found, plot)}", highlight=False, soft_wrap=True)
+        print(f"drawn: {plot_front(found, plot)}", file=sys.stderr)
+    _print_front(shown, format)
 
 
 @app.command()
@@ -151,7 +156,7 @@ def export(
     folder = export_ticket(
         study, to, run=run, best=best, where=where or (), tracking_uri=tracking_uri, onnx=onnx
     )
-    _stderr().print(f"next: goldenticket verify {folder}", highlight=False, soft_wrap=True)
+    print(f"next: goldenticket verify {shlex.quote(str(folder))}", file=sys.stderr)
     print(folder)
 
 
@@ -226,8 +231,9 @@ def space_schema(study_file: StudyFile) -> None:
 def main() -> None:
     """Run the command line; the console script's entry point."""
     try:
-        # A study may name functions of the user's own, in the folder where it is run.
-        sys.path.insert(0, os.getcwd())
+        # A study may name functions of the user's own, in the folder where it is run. It comes
+        # last, so that a file analysis.py there does not hide a package that is imported later.
+        sys.path.append(os.getcwd())
         app()
     except (KeyboardInterrupt, SystemExit):
         raise
@@ -240,8 +246,8 @@ def _report(error: Exception) -> int:
     if os.environ.get("GOLDENTICKET_TRACEBACK"):
         traceback.print_exception(error)
     # Every error of ours that names a mistake in the input is a ValueError with our message.
-    ours = type(error).__module__.split(".")[0] in ("spaces", "trainers", "analysis", "search")
-    if ours:
+    ours = type(error).__module__.split(".")[0] in ("spaces", "trainers", "analysis")
+    if ours or isinstance(error, JobFailed):
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
     print(
@@ -279,22 +285,19 @@ def _export_best(study: StudyConfig, rule: str, output: Path) -> None:
     stdout.print(front_table(found))
     trial = found.best(rule)
     folder = export_ticket(trial, output / study.name)
-    stdout.print(
-        f"Best by rule '{rule}': trial {trial.number}, exported to {folder}\n",
-        highlight=False,
-        soft_wrap=True,
-    )
+    print(f"\nBest by rule '{rule}': trial {trial.number}, exported to {folder}\n")
     stdout.print(certificate_table(verify_ticket(folder)))
-    stdout.print(_next_steps(study, folder), highlight=False, soft_wrap=True)
+    print(f"\n{_next_steps(study, folder)}")
 
 
 def _next_steps(study: StudyConfig, folder: Path) -> str:
-    uri = "" if study.tracking.uri == "sqlite:///mlflow.db" else study.tracking.uri
+    uri, ticket = shlex.quote(study.tracking.uri), shlex.quote(str(folder))
+    store = "" if study.tracking == TrackingConfig() else f" --tracking-uri {uri}"
     return (
         "Next:\n"
-        f"  goldenticket front {study.name}{uri and f' --tracking-uri {uri}'} --plot front.png\n"
-        f"  goldenticket verify {folder} --radius {study.evaluation.radius:g}\n"
-        f"  mlflow ui --backend-store-uri {study.tracking.uri}"
+        f"  goldenticket front {study.name}{store} --plot front.png\n"
+        f"  goldenticket verify {ticket} --radius {study.evaluation.radius:g}\n"
+        f"  mlflow ui --backend-store-uri {uri}"
     )
 
 
@@ -312,10 +315,6 @@ def _print_front(found: Front, format: str) -> None:
 def _stdout() -> Console:
     # Piped output is not wrapped to a guessed width.
     return Console() if sys.stdout.isatty() else Console(width=160)
-
-
-def _stderr() -> Console:
-    return Console(stderr=True)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ _SHORT = {
 def duration(seconds: float) -> str:
     """`0.3 s`, `42 s`, `3:07 min` or `2:05 h`."""
     if seconds < 9.95:
-        return f"{round(seconds, 1):g} s"
+        return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -73,8 +73,10 @@ def plain_table(headings: Sequence[str], num_texts: int = 1) -> Table:
 
 def titled(title: str, table: Table, caption: str | None = None) -> Group:
     """A table between its title and caption, which Rich would cut to the table's own width."""
-    parts = [Text(title, style="bold"), table]
-    return Group(*parts) if caption is None else Group(*parts, Text(caption, style="italic"))
+    group = Group(Text(title, style="bold"), table)
+    if caption is not None:
+        group.renderables.append(Text(caption, style="italic"))
+    return group
 
 
 def metrics_table(

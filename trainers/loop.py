@@ -60,7 +60,7 @@ class Training:
             self._initialize()
         else:
             self.model.load_state_dict(dict(weights))
-        self.loss = build_loss(config.loss, self.model, data.train.x[:2], bf16=config.compute.bf16)
+        self.loss = build_loss(config.loss, self.model, data.train.x[:2], config.compute)
         self.weights = prunable_weights(self.model)
         self.optimizer = build_optimizer(config.optimizer, self.model)
         shapes = {name: weight.shape for name, weight in self.weights.items()}
@@ -112,7 +112,9 @@ class Training:
         self.step += 1
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
-        terms = self.loss(x_BCHW, y_B, self.epsilon(self.step), self.epsilon.progress(self.step))
+        epsilon, progress = self.epsilon(self.step), self.epsilon.progress(self.step)
+        terms = self.loss(x_BCHW, y_B, epsilon, progress)
+        kept = self.sparsifier.counts  # before an update, which comes after both passes
         updates_masks = self.topology.is_update_step(self.step)
         certified = self._certified_gradients(terms) if updates_masks else None
         self.optimizer.zero_grad(set_to_none=True)
@@ -127,9 +129,8 @@ class Training:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
             self.optimizer.step()
             self.sparsifier.after_step()
-        self.training_flops += self.cost.step(
-            self.sparsifier.counts, len(y_B), self.loss.passes, dense_gradient=updates_masks
-        )
+        passes = self.loss.passes(epsilon, progress)
+        self.training_flops += self.cost.step(kept, len(y_B), passes, dense_gradient=updates_masks)
         return terms
 
     def final_metrics(self) -> dict[str, float]:

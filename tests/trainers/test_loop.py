@@ -181,3 +181,35 @@ def test_every_family_trains_under_every_loss(data: Data, model: dict, loss: str
     )  # fmt: skip
     training = train(trial, data)
     assert training.final_metrics()["density"] == pytest.approx(0.2, abs=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["natural", "ibp"])
+def test_a_compiled_training_ends_where_the_plain_one_does(
+    data: Data, loss: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The capture is torch's own; its code generator would take most of a minute.
+    compiled = []
+
+    def compile_eagerly(function: object) -> object:
+        compiled.append(function)
+        return torch._dynamo.optimize("eager")(function)
+
+    monkeypatch.setattr(torch, "compile", compile_eagerly)
+    plain = train(config(loss={"name": loss}, epochs=1), data)
+    fast = train(config(loss={"name": loss}, epochs=1, compute={"compile": True}), data)
+    assert len(compiled) == 2
+    for name, weight in plain.weights.items():
+        torch.testing.assert_close(fast.weights[name], weight)
+
+
+def test_training_flops_are_counted_as_they_are_spent(data: Data) -> None:
+    dense = 2 * (64 * 32 + 32 * 10)
+    steps, batch = len(data.train.y) // 128, 128
+    natural = config(topology={"method": "dense"}, loss={"name": "natural"}, epochs=1)
+    assert train(natural, data).training_flops == 3 * dense * steps * batch
+    # Bounds cost two more passes, but not in the warm-up: the first half of the only epoch.
+    half = config(topology={"method": "dense"}, epochs=1, epsilon={"warmup": 0.5, "ramp_end": 1.0})
+    warm = steps // 2
+    expected = 3 * dense * batch * (warm + 3 * (steps - warm))
+    assert train(half, data).training_flops == expected

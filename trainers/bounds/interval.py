@@ -80,6 +80,10 @@ class IntervalPass:
         self.model, self.bf16 = model, bf16
         self.program = trace(model)
 
+    def compile(self) -> None:
+        """Let torch.compile make `margins`, from the next call on."""
+        self.margins = torch.compile(self.margins)  # type: ignore[method-assign]
+
     def margins(self, x: Tensor, y_B: Tensor, lower: Tensor, upper: Tensor) -> IntervalResult:
         """Logits of `x` and lower bounds on the margins over all inputs in [lower, upper].
 

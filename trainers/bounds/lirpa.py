@@ -103,7 +103,9 @@ class LirpaBounds:
                 "bounds (loss ibp, methods=('ibp',))"
             ) from error
         with torch.no_grad(), _quiet():
-            self._compare(bounded(example), plain(example))
+            logits_BK = plain(example)
+            self._compare(bounded(example), logits_BK)
+        self.num_classes = logits_BK.shape[1]
         for node in bounded._modules.values():
             if type(node).__name__ == "BoundParams":
                 node.param = self.program.get_parameter(node.ori_name)

@@ -32,11 +32,8 @@ class LossTerms:
 class Loss(ABC):
     """A training loss of one network; pure but for batch normalisation's running statistics.
 
-    `interval` is the network's interval pass. `passes` is what a step costs, in passes through the
-    network: 1 for the logits, 2 more for the centre and radius of interval bounds.
+    `interval` is the network's interval pass.
     """
-
-    passes: int = 1
 
     def __init__(self, interval: IntervalPass) -> None:
         self.interval = interval
@@ -48,6 +45,15 @@ class Loss(ABC):
 
         `progress` in [0, 1] is epsilon over its final value: mixing weights depend on it.
         """
+
+    def passes(self, epsilon: float, progress: float) -> int:
+        """What a step costs, in passes through the network, for the count of training FLOPs."""
+        return 1
+
+    def compile(self) -> None:
+        """Let torch.compile make the passes through the network, from now on."""
+        self.interval.compile()
+        self.logits = torch.compile(self.logits)  # type: ignore[method-assign]
 
     def logits(self, x_BCHW: Tensor) -> Tensor:
         """The natural pass alone, in bfloat16 where the interval pass does so too."""

@@ -17,14 +17,19 @@ class CrownIbpLoss(IbpLoss):
     beta goes from 1 to beta_end as epsilon grows; at 0 only intervals are propagated.
     """
 
-    passes = 5
-
     def __init__(
         self, interval: IntervalPass, config: CrownIbpLossConfig, x_example: Tensor
     ) -> None:
         super().__init__(interval, config)
         self.beta_end = config.beta_end
         self.lirpa = LirpaBounds(interval.model, x_example)
+
+    def passes(self, epsilon: float, progress: float) -> int:
+        """While beta is not 0, auto_LiRPA's own three too, and one backward per other class."""
+        intervals = super().passes(epsilon, progress)
+        if epsilon == 0.0 or mix(1.0, self.beta_end, progress) == 0.0:
+            return intervals
+        return intervals + 3 + self.lirpa.num_classes - 1
 
     def margins(
         self, result: IntervalResult, x_BCHW: Tensor, y_B: Tensor, epsilon: float, progress: float

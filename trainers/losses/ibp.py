@@ -20,8 +20,6 @@ class IbpLoss(Loss):
     one, whose bounds have no width to regularise.
     """
 
-    passes = 3
-
     def __init__(self, interval: IntervalPass, config: CertifiedLossConfig) -> None:
         super().__init__(interval)
         self.config = config
@@ -39,6 +37,10 @@ class IbpLoss(Loss):
         if weight == 0.0:
             return terms
         return replace(terms, total=terms.total + weight * warmup_penalty(result))
+
+    def passes(self, epsilon: float, progress: float) -> int:
+        """One for the logits, two more for the centre and the radius of interval bounds."""
+        return 1 if epsilon == 0.0 else 3
 
     def margins(
         self, result: IntervalResult, x_BCHW: Tensor, y_B: Tensor, epsilon: float, progress: float
