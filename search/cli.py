@@ -246,7 +246,7 @@ def _report(error: Exception) -> int:
     if os.environ.get("GOLDENTICKET_TRACEBACK"):
         traceback.print_exception(error)
     # Every error of ours that names a mistake in the input is a ValueError with our message.
-    ours = type(error).__module__.split(".")[0] in ("spaces", "trainers", "analysis")
+    ours = type(error).__module__.split(".")[0] in ("spaces", "trainers", "analysis", "search")
     if ours or isinstance(error, JobFailed):
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1

@@ -1,0 +1,79 @@
+"""Writes docs/settings.md, the list of all settings of a trial, from the configuration classes.
+
+uv run docs/generate_settings.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from spaces.trial import TrialConfig
+
+HEADER = """# All settings of a trial
+
+Made by `docs/generate_settings.py` from the configuration classes; do not edit.
+
+In a study file `data` and `evaluation` stand at the top level, `epochs` under `budget`, `compute`
+under `resources`, and the rest under `space`, where each value may be a range
+`{low, high, log?, step?}` or a choice `{choice: [...]}`.
+"""
+
+
+def settings_page() -> str:
+    """The page as Markdown: one table per part, one row per setting."""
+    schema = TrialConfig.model_json_schema()
+    parts = {"": ("trial", schema)}
+    todo = list(schema["properties"].items())
+    for name, member in todo:
+        for reference in member.get("oneOf", [member]):
+            if "$ref" in reference and reference["$ref"] not in parts:
+                part = schema["$defs"][reference["$ref"].rpartition("/")[2]]
+                parts[reference["$ref"]] = (name, part)
+                todo += [(f"{name}.{key}", inner) for key, inner in part["properties"].items()]
+    return HEADER + "".join(_part(name, part) for name, part in parts.values())
+
+
+def _part(name: str, part: dict[str, Any]) -> str:
+    variant = [m["const"] for m in part["properties"].values() if "const" in m]
+    heading = f"{name}: {variant[0]}" if variant else name
+    about = part.get("description", "").partition("\n\n")[0].replace("\n", " ")
+    rows = [
+        f"| `{key}` | {_values(member)} | {_default(member)} | {member.get('description', '')} |"
+        for key, member in part["properties"].items()
+        if "$ref" not in member and "oneOf" not in member and "const" not in member
+    ]
+    table = "\n".join(["| setting | values | default | |", "|---|---|---|---|", *rows])
+    return f"\n## {heading}\n\n{about}\n\n{table}\n"
+
+
+def _values(member: dict[str, Any]) -> str:
+    if "enum" in member:
+        return ", ".join(f"`{value}`" for value in member["enum"])
+    if "anyOf" in member:
+        return " or ".join(_values(option) for option in member["anyOf"])
+    if member.get("type") == "array":
+        items = member.get("items") or {"type": "number"}
+        return f"list of {_values(items)}"
+    bounds = [
+        f"{sign} {member[key]:g}"
+        for key, sign in (
+            ("exclusiveMinimum", ">"),
+            ("minimum", ">="),
+            ("exclusiveMaximum", "<"),
+            ("maximum", "<="),
+        )
+        if key in member
+    ]
+    return " ".join([str(member.get("type", "")), ", ".join(bounds)]).strip()
+
+
+def _default(member: dict[str, Any]) -> str:
+    if "default" not in member:
+        return "required"
+    value = member["default"]
+    return "unset" if value is None else f"`{value}`"
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("settings.md").write_text(settings_page(), encoding="utf-8")

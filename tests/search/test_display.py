@@ -1,0 +1,212 @@
+"""How results look: numbers with units, and tables that are never cut or read as markup."""
+
+import io
+import json
+from typing import Any
+
+import pytest
+from rich.console import Console, RenderableType
+
+from analysis.certificate_model import Certificate, RadiusResult
+from analysis.front import Front
+from analysis.store import StudyRecord, Trial
+from search.display import (
+    certificate_table,
+    duration,
+    front_table,
+    metrics_table,
+    quantity,
+    space_table,
+    titled,
+)
+from spaces import ConfigError, SearchSpace
+
+
+def printed(what: RenderableType, width: int = 160) -> list[str]:
+    """The lines that are not empty, with single spaces."""
+    out = io.StringIO()
+    Console(file=out, width=width).print(what)
+    return [" ".join(line.split()) for line in out.getvalue().splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "0.0 s"),
+        (0.04, "0.0 s"),
+        (3.14, "3.1 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
+        (42.4, "42 s"),
+        (59.7, "1:00 min"),  # not 60 s
+        (60.0, "1:00 min"),
+        (187.0, "3:07 min"),
+        (3599.6, "1:00 h"),
+        (7500.0, "2:05 h"),
+        (360_000.0, "100:00 h"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("natural_accuracy", 0.8567, "85.7%"),
+        ("natural_accuracy", 1.0, "100.0%"),
+        ("verified_accuracy", 0.0, "0.0%"),
+        ("verified_accuracy_at_0.1", 0.5, "50.0%"),
+        ("density", 1.0, "100.0%"),
+        ("density", 0.123456, "12.3%"),
+        ("density", 0.0123456, "1.23%"),  # half a per cent matters here
+        ("num_active_parameters", 736, "736"),
+        ("num_active_parameters", 999, "999"),
+        ("num_active_parameters", 1234, "1.23k"),
+        ("num_active_parameters", 999_999, "1M"),  # not 1e+03k
+        ("inference_flops", 736.0, "736"),
+        ("inference_flops", 20_480.0, "20.5k"),
+        ("inference_flops", 5_150_000.0, "5.15M"),
+        ("training_flops", 1.5e9, "1.5G"),
+        ("training_flops", 2.25e12, "2.25T"),
+        ("training_flops", 4e15, "4P"),
+        ("train_epsilon", 0.05, "0.05"),
+        ("epoch", 20.0, "20"),
+        ("duration_s", 187.0, "3:07 min"),
+        ("verified_accuracy", None, "-"),
+        ("verified_accuracy", float("nan"), "nan"),
+        ("duration_s", float("inf"), "inf"),
+    ],
+)
+def test_quantities(name: str, value: float | None, text: str) -> None:
+    assert quantity(name, value) == text
+
+
+def test_a_quantity_of_an_unknown_metric_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'naturl_accuracy' is no metric"):
+        quantity("naturl_accuracy", 0.5)
+
+
+def test_a_title_is_not_cut_to_the_width_of_its_table() -> None:
+    title, caption = "a title that is wider than the table", "and [so] is this [bold]caption[/]"
+    lines = printed(titled(title, metrics_table([], ["density"]), caption))
+    assert lines[0] == title
+    assert lines[-1] == caption
+
+
+def test_a_metrics_table_has_a_column_for_each_metric_and_note() -> None:
+    rows = [
+        ("7", {"density": 0.5, "inference_flops": 1234.0}, ("[red]", "abc")),
+        ("8", {"density": 0.25}, ("rigl", "")),
+    ]
+    head, _, *body = printed(metrics_table(rows, ["density", "inference_flops"], ["method", "run"]))
+    assert head == "trial density FLOPs method run"
+    assert body == ["7 50.0% 1.23k [red] abc", "8 25.0% - rigl"]
+
+
+def make_front(*objectives: str) -> Front:
+    def trial(number: int, state: str = "completed", **metrics: float) -> Trial:
+        params = {"topology.method": "rigl", "evaluation.radius": "0.05"}
+        tags = {
+            "goldenticket.split": "validation",
+            "goldenticket.bound": "ibp+crown",
+            "goldenticket.num_examples": "300",
+        }
+        return Trial(f"{number}23456789abcdef", number, state, metrics, params, tags, "sqlite://")
+
+    best = trial(
+        3, natural_accuracy=0.9, verified_accuracy=0.8, density=0.05, inference_flops=5e4
+    )
+    others = (trial(4, "stopped"), trial(5, "stopped"), trial(6, "failed"), trial(7))
+    study = StudyRecord("digits", "sqlite://", ("run",), (best, *others), None)
+    return Front(study, objectives, (), (best,), (best,), ())
+
+
+def test_a_front_says_what_was_tried_and_how_it_was_measured() -> None:
+    title, head, _, row, caption = printed(front_table(make_front("natural_accuracy")))
+    assert title == "Front of digits: 1 of 2 completed trials (2 stopped early, 1 failed)"
+    assert head == "trial natural verified density FLOPs method run"
+    assert row == "3 90.0% 80.0% 5.00% 50k rigl 32345678"
+    assert caption == (
+        "validation split, 300 examples · radius 0.05 (l∞) · verified by ibp + crown"
+    )
+
+
+def test_further_objectives_follow_the_usual_columns_of_a_front() -> None:
+    head = printed(front_table(make_front("training_flops", "verified_accuracy_at_0.1")))[1]
+    assert head == (
+        "trial natural verified density FLOPs training FLOPs verified accuracy at 0.1 method run"
+    )
+
+
+def test_a_certificate_has_a_row_per_radius() -> None:
+    def result(radius: float, seconds: float) -> RadiusResult:
+        return RadiusResult(
+            radius=radius,
+            natural_accuracy=0.75,
+            natural_interval=(0.5, 0.9),
+            verified_accuracy=0.5,
+            verified_interval=(0.25, 0.75),
+            falsified_accuracy_bound=0.625,
+            num_verified=4,
+            num_falsified=1,
+            num_unknown=1,
+            num_misclassified=2,
+            decided_by={},
+            precision="float64",
+            seconds=seconds,
+            verdicts=(),
+            method=(),
+        )
+
+    certificate = Certificate(
+        ticket_digest="",
+        files={},
+        data="npz",
+        split="test",
+        split_fingerprint="",
+        num_examples=8,
+        bound="ibp+crown-ibp",
+        timeout_s=None,
+        onnx=None,
+        counterexamples=None,
+        versions={},
+        results=(result(0.05, 0.31), result(0.1, 62)),
+    )
+    title, head, _, first, second, caption = printed(certificate_table(certificate))
+    assert title == "Certificate: npz, test split, 8 examples"
+    assert head == "radius (l∞) natural verified 95 % interval not falsified open time"
+    assert first == "0.05 75.0% 50.0% 25.0% to 75.0% 62.5% 1 0.3 s"
+    assert second == "0.1 75.0% 50.0% 25.0% to 75.0% 62.5% 1 1:02 min"
+    assert caption == "verified by ibp + crown-ibp"
+
+
+SPACE: dict[str, Any] = {
+    "data": {"name": "digits"},
+    "evaluation": {"radius": 0.05},
+    "model": {"family": "mlp", "widths": {"choice": [[8], [16, 8]]}},
+    "topology": {
+        "choice": [
+            {"method": "rigl", "density": {"low": 0.1, "high": 0.5, "log": True}},
+            {"method": "dense"},
+        ]
+    },
+}
+
+
+def test_a_space_lists_each_parameter_with_its_values_and_condition() -> None:
+    title, head, _, *rows = printed(space_table(SearchSpace(SPACE), "Search space of [bold]x"))
+    assert title == "Search space of [bold]x"
+    assert head == "parameter values asked for when"
+    assert rows == [
+        "model.mlp.widths {[8], [16,8]} always",
+        "topology.method {rigl, dense} always",
+        "topology.rigl.density [0.1, 0.5], log topology.method = rigl",
+    ]
+
+
+def test_a_space_wider_than_the_terminal_loses_nothing() -> None:
+    tree = json.loads(json.dumps(SPACE))
+    tree["model"]["widths"]["choice"] = [[width] for width in range(100, 160)]
+    text = " ".join(printed(space_table(SearchSpace(tree), "wide"), width=70))
+    assert all(f"[{width}]" in text for width in range(100, 160))
