@@ -40,5 +40,6 @@ def test_every_study_file_in_a_document_is_valid(page: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
 def test_every_file_named_in_a_document_exists(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
-    for name in re.findall(r"`((?:docs|examples|benchmarks|tests|spaces|trainers)/[\w./-]+)`", text):
+    folders = "docs|examples|benchmarks|tests|spaces|trainers"
+    for name in re.findall(rf"`((?:{folders})/[\w./-]+)`", text):
         assert (ROOT / name).exists(), name

@@ -114,9 +114,7 @@ def make_front(*objectives: str) -> Front:
         }
         return Trial(f"{number}23456789abcdef", number, state, metrics, params, tags, "sqlite://")
 
-    best = trial(
-        3, natural_accuracy=0.9, verified_accuracy=0.8, density=0.05, inference_flops=5e4
-    )
+    best = trial(3, natural_accuracy=0.9, verified_accuracy=0.8, density=0.05, inference_flops=5e4)
     others = (trial(4, "stopped"), trial(5, "stopped"), trial(6, "failed"), trial(7))
     study = StudyRecord("digits", "sqlite://", ("run",), (best, *others), None)
     return Front(study, objectives, (), (best,), (best,), ())
