@@ -30,7 +30,7 @@ def ticket_folder(folder: Path) -> Iterator[Path]:
     TicketError when `folder` holds anything but an older ticket, or cannot be written.
     """
     folder = Path(os.path.abspath(folder))
-    _refuse_other_content(folder)
+    check_ticket_place(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         workshop = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -68,7 +68,8 @@ def _replace(folder: Path, new: Path, old: Path) -> None:
         raise _unwritable(folder, error) from error
 
 
-def _refuse_other_content(folder: Path) -> None:
+def check_ticket_place(folder: Path) -> None:
+    """Raise TicketError when `folder` holds anything but an older ticket."""
     if not os.path.lexists(folder):
         return
     if folder.is_symlink() or not folder.is_dir():

@@ -83,11 +83,13 @@ def search(
     if address is not None and executor != "ray":
         raise ConfigError(f"--address {address} is for the executor ray: leave one of them out")
     study = _overridden(StudyConfig.from_yaml(study_file), trials, tracking_uri)
+    from analysis.files import check_ticket_place  # noqa: PLC0415
     from analysis.front import check_rule  # noqa: PLC0415
     from search.progress import Progress  # noqa: PLC0415
     from search.run import run_study  # noqa: PLC0415
 
     check_rule(best)
+    check_ticket_place(output / study.name)
     try:
         result = run_study(
             study,

@@ -269,3 +269,14 @@ def test_a_file_of_the_user_does_not_hide_a_package(
     with pytest.raises(SystemExit):
         main()
     assert sys.path.index(str(tmp_path)) == len(sys.path) - 1
+
+
+def test_a_search_whose_ticket_has_no_place_is_refused_before_it_starts(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    place = tmp_path / "tickets" / "tiny"
+    place.mkdir(parents=True)
+    (place / "thesis.tex").write_text("years of work")
+    answer = run_in(tmp_path, "search", "study.yaml", "--executor", "local")
+    assert answer.code == 2
+    assert "is not a ticket (thesis.tex)" in answer.err
+    assert not (tmp_path / "runs").exists()

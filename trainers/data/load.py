@@ -70,7 +70,7 @@ def load_data(config: DataConfig, device: torch.device | str) -> Data:
 @lru_cache(maxsize=2)
 def _load(config: DataConfig, device: torch.device) -> Data:
     raw = _READERS[type(config)](config)
-    name = config.name
+    name = getattr(config, "path", config.name)  # what a person who made a mistake looks for
     x = checked_inputs(np.asarray(raw.x), f"{name}: x")
     y = checked_labels(np.asarray(raw.y), len(x), f"{name}: y")
     classes, labels = encode_labels(y, f"{name}: y")
@@ -88,7 +88,7 @@ def _load(config: DataConfig, device: torch.device) -> Data:
     parts["validation"] = x[validation], classes[validation]
     names = tuple(raw.class_names[k] if raw.class_names else str(k) for k in labels)
     _check_every_class(parts, names, name)
-    return _assemble(name, parts, scaling or feature_scaling(x[train]), names, device)
+    return _assemble(config.name, parts, scaling or feature_scaling(x[train]), names, device)
 
 
 def _own_test(
