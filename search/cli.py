@@ -101,7 +101,8 @@ def search(
     except KeyboardInterrupt:
         words = [word for word in sys.argv[1:] if word != "--resume"]
         print(
-            f"interrupted; go on with: goldenticket {shlex.join(words)} --resume", file=sys.stderr
+            f"interrupted; go on with: {_as_typed()}goldenticket {shlex.join(words)} --resume",
+            file=sys.stderr,
         )
         raise typer.Exit(130) from None
     if not result.count("completed"):
@@ -295,12 +296,18 @@ def _export_best(study: StudyConfig, rule: str, output: Path) -> None:
 def _next_steps(study: StudyConfig, folder: Path) -> str:
     uri, ticket = shlex.quote(study.tracking.uri), shlex.quote(str(folder))
     store = "" if study.tracking == TrackingConfig() else f" --tracking-uri {uri}"
+    uv = _as_typed()
     return (
         "Next:\n"
-        f"  goldenticket front {study.name}{store} --plot front.png\n"
-        f"  goldenticket verify {ticket} --radius {study.evaluation.radius:g}\n"
-        f"  mlflow ui --backend-store-uri {uri}"
+        f"  {uv}goldenticket front {study.name}{store} --plot front.png\n"
+        f"  {uv}goldenticket verify {ticket} --radius {study.evaluation.radius:g}\n"
+        f"  {uv}mlflow ui --backend-store-uri {uri}"
     )
+
+
+def _as_typed() -> str:
+    """What stands before a command that this person can paste: `uv run` says that it was used."""
+    return "uv run " if "UV" in os.environ else ""
 
 
 def _print_front(found: Front, format: str) -> None:
