@@ -49,9 +49,9 @@ _STYLE: dict[Any, Any] = {
 def plot_front(front: Front, path: str | Path) -> Path:
     """Draw verified against natural accuracy, FLOPs as colour and size, to a .png or .html file.
 
-    Members of the front are labelled by trial number and density; other completed trials and, where
-    in view, stopped ones are faint. FrontError for another suffix or a member without a figure that
-    is drawn; TicketError when the file cannot be written.
+    Members of the front set the view and are labelled by trial number and density; other completed
+    and stopped trials in view are faint. FrontError for another suffix or a member without a figure
+    that is drawn; TicketError when the file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in (".png", ".html"):
@@ -78,12 +78,16 @@ def _draw(front: Front) -> Figure:
     axes = figure.add_axes((LEFT, 0.115, 0.86 - LEFT, 0.725))
     members = front.members
     others, stopped = _background(front)
-    _frame(axes, [*members, *others])
-    if others:
-        _faint(axes, others, "o", "completed, not on the front")
-    visible = [trial for trial in stopped if _in_view(axes, trial)]
-    if stopped:
-        _faint(axes, visible, "x", f"stopped early ({len(visible)} of {len(stopped)} in view)")
+    _frame(axes, members)  # one failed training must not press the front into a corner
+    visible = []
+    for trials, marker, what in (
+        (others, "o", "completed, not on the front"),
+        (stopped, "x", "stopped early"),
+    ):
+        if trials:
+            shown = [trial for trial in trials if _in_view(axes, trial)]
+            _faint(axes, shown, marker, f"{what} ({len(shown)} of {len(trials)} in view)")
+            visible += shown
     norm = _flops_norm(members)
     for trial in sorted(members, key=lambda t: -t.metrics[COLOUR]):
         share = float(norm(trial.metrics[COLOUR]))
@@ -110,7 +114,7 @@ def _draw(front: Front) -> Figure:
             handlelength=1,
             handletextpad=0.3,
         )
-    _label(figure, axes, members, [*others, *visible])
+    _label(figure, axes, members, visible)
     return figure
 
 
