@@ -133,6 +133,7 @@ def open_store(uri: str) -> MlflowClient:
     """A client of an existing store: a SQLite file that is none is an error, never created."""
     if uri.startswith("sqlite:///"):
         _check_database(Path(uri.removeprefix("sqlite:///").partition("?")[0]))
+    limit_waiting()
     try:
         return MlflowClient(tracking_uri=uri)
     except MlflowException as error:
@@ -155,6 +156,12 @@ def _check_database(path: Path) -> None:
             f"{path} cannot be read as an MLflow database ({error}): give the address of the one "
             "that `goldenticket search` wrote, by --tracking-uri"
         ) from error
+
+
+def limit_waiting() -> None:
+    """Make MLflow give up on a server after seconds, not minutes, unless a person set otherwise."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
 
 
 def _resolve(

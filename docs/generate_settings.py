@@ -35,8 +35,10 @@ def settings_page() -> str:
 
 
 def _part(name: str, part: dict[str, Any]) -> str:
-    variant = [m["const"] for m in part["properties"].values() if "const" in m]
-    heading = f"{name}: {variant[0]}" if variant else name
+    keys = [key for key in ("family", "method", "name") if key in part["properties"]]
+    member = part["properties"][keys[0]] if keys else {}
+    names = [member["const"]] if "const" in member else member.get("enum", [])
+    heading = f"{name}, {keys[0]}: {' | '.join(names)}" if names else name
     about = part.get("description", "").partition("\n\n")[0].replace("\n", " ")
     rows = [
         f"| `{key}` | {_values(member)} | {_default(member)} | {member.get('description', '')} |"

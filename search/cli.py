@@ -282,6 +282,7 @@ def _export_best(study: StudyConfig, rule: str, output: Path) -> None:
             study.name, tracking_uri=uri, objectives=objectives, where=study.constraints
         )
     except FrontError as error:
+        print("No trial satisfies the study's constraints; without them:")
         _print_front(load_front(study.name, tracking_uri=uri, objectives=objectives), "table")
         raise JobFailed(f"no ticket is exported: {error}") from error
     stdout = _stdout()

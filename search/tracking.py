@@ -19,7 +19,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from analysis.store import EXPERIMENT
+from analysis.store import EXPERIMENT, limit_waiting
 from analysis.version import code_version
 from search.ranking import pareto_ranks
 from search.records import Observer, SearchRun, TrialRecord
@@ -56,6 +56,7 @@ class MlflowTracker(Observer):
         """Open the store, its experiment and the search's run; fill in what is missing."""
         self._run = run
         try:
+            limit_waiting()
             self._client = MlflowClient(tracking_uri=self.uri)
             self._experiment = self._open_experiment()
             self._open_run()

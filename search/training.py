@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import random
+
 from pydantic import TypeAdapter
 
 from analysis.ticket import Ticket, save_ticket
 from search.trial import Measurement, TrialJob
+from spaces.base import ConfigError
 from spaces.data import DataConfig
 from spaces.study import StudyConfig
+from spaces.trial import TrialConfig
 from trainers import build
 from trainers.data import load_data
 from trainers.device import release_memory, resolve_device
+
+_NUM_REHEARSALS = 3
 
 
 class TrainingTrial:
@@ -50,14 +56,31 @@ class TrainingTrial:
         return Measurement(metrics, provenance, save_ticket(ticket, self._job.ticket))
 
 
+def _problem(config: TrialConfig) -> str | None:
+    """Why the training of a trial cannot be built; None if it can."""
+    cpu = config.compute.model_copy(update={"device": "cpu", "compile": False})
+    try:
+        build(config.model_copy(update={"compute": cpu}), load_data(config.data, "cpu"))
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 class TrainingFactory:
     """Builds real trainings; a process keeps the data set of its last trial."""
 
     def prepare(self, study: StudyConfig) -> None:
-        """Read the data once, so that a missing or broken file is told before anything starts."""
+        """Read the data and build a few trials, so that what cannot work is told at the start."""
         fixed = {key: value for key, value in study.data.items() if key != "augment"}
         config: DataConfig = TypeAdapter(DataConfig).validate_python(fixed)
         load_data(config, "cpu")
+        space, rng = study.search_space(), random.Random(study.seed)
+        problems = [_problem(space.decode(space.sample(rng))) for _ in range(_NUM_REHEARSALS)]
+        if all(problems):
+            raise ConfigError(
+                f"space: none of {_NUM_REHEARSALS} trials drawn at random can be built: "
+                f"{problems[0]}"
+            )
 
     def __call__(self, job: TrialJob) -> TrainingTrial:
         """Build the training of a job."""

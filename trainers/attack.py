@@ -83,7 +83,9 @@ def _climb(
 
 def _inner_ball(x: Tensor, radius: float, low: float, high: float) -> tuple[Tensor, Tensor]:
     """The ball in the type of x, rounded inwards: none of its points is outside the real one."""
-    exact_lower, exact_upper = ball(x.double(), radius, low, high)
+    # x - radius itself rounds, in float64 too: so much less that it rounds to within the ball.
+    rounding = 4 * torch.finfo(torch.float64).eps * max(abs(low), abs(high), 1.0)
+    exact_lower, exact_upper = ball(x.double(), max(radius - rounding, 0.0), low, high)
     lower, upper = exact_lower.to(x), exact_upper.to(x)
     lower = torch.where(lower.double() < exact_lower, torch.nextafter(lower, upper), lower)
     return lower, torch.where(upper.double() > exact_upper, torch.nextafter(upper, lower), upper)

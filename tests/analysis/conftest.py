@@ -16,6 +16,7 @@ from spaces.trial import TrialConfig
 from trainers.data import load_data
 from trainers.evaluate import model_cost
 from trainers.models import build_model, prunable_weights
+from trainers.verify import verify
 
 RADIUS = 0.05
 
@@ -40,14 +41,16 @@ def make_ticket(model: dict | None = None, density: float = 0.3, seed: int = 0) 
     for name, weight in prunable_weights(network).items():
         masks[name] = torch.rand(weight.shape, generator=generator) < density
         weight.data *= masks[name]
+    validation = data.validation
+    measured = verify(network, validation.x[:100], validation.y[:100], RADIUS, methods=["ibp"])
     return Ticket(
         config=config,
         weights=network.state_dict(),
         masks=masks,
         initial_weights=initial,
         metrics={
-            "natural_accuracy": 0.5,
-            "verified_accuracy": 0.25,
+            "natural_accuracy": measured.natural_accuracy,
+            "verified_accuracy": measured.verified_accuracy,
             **model_cost(network, data.input_shape),
         },
         provenance=Provenance(split="validation", bound="ibp", radius=RADIUS, num_examples=100),
@@ -162,4 +165,4 @@ def store(tmp_path_factory: pytest.TempPathFactory, ticket: Ticket) -> Store:
 @pytest.fixture
 def ticket_copy(ticket: Ticket, tmp_path: Path) -> Path:
     """A ticket folder that a test may spoil."""
-    return save_ticket(replace(ticket, metrics={"natural_accuracy": 0.5}), tmp_path / "ticket")
+    return save_ticket(replace(ticket, metrics=dict(ticket.metrics)), tmp_path / "ticket")

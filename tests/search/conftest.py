@@ -11,6 +11,11 @@ HERE = str(Path(__file__).parent)
 sys.path.insert(0, HERE)
 
 
+@pytest.fixture(autouse=True)
+def _not_under_uv(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UV", raising=False)  # `uv run` sets it, and suggested commands follow it
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     os.environ["PYTHONPATH"] = os.pathsep.join([HERE, *filter(None, sys.path)])  # of the workers

@@ -8,7 +8,7 @@ from toy_trials import toy_study
 from analysis import load_ticket
 from search import run_study
 from search.training import TrainingFactory
-from spaces import ConfigError
+from spaces import ConfigError, StudyConfig
 from trainers.errors import DataError
 
 EVALUATION = {"radius": 0.05, "examples": 20, "attack_steps": 2, "methods": ["ibp"]}
@@ -38,3 +38,17 @@ def test_missing_data_are_told_before_anything_starts(tmp_path: Path) -> None:
 def test_holes_in_augment_do_not_matter_to_the_check(tmp_path: Path) -> None:
     data = {"name": "digits", "augment": {"shift": {"low": 0, "high": 2}}}
     TrainingFactory().prepare(toy_study(tmp_path, data=data))
+
+
+def test_a_study_of_which_no_trial_can_be_built_is_refused_before_it_starts() -> None:
+    study = StudyConfig.from_dict(
+        {
+            "name": "impossible",
+            "data": {"name": "digits"},
+            "evaluation": {"radius": 0.05},
+            "space": {"model": {"family": "cnn", "channels": [4, 4, 4, 4, 4]}},
+            "budget": {"trials": 1, "epochs": 1},
+        }
+    )
+    with pytest.raises(ConfigError, match="none of 3 trials drawn at random can be built: .*conv"):
+        TrainingFactory().prepare(study)

@@ -32,6 +32,9 @@ def check_settings(
 
 def check_examples(model: nn.Module, x: Tensor, y_B: Tensor, low: float, high: float) -> None:
     """Shapes, types, devices and range of the examples; raises VerificationError."""
+    if not (isinstance(model, nn.Module) and isinstance(x, Tensor) and isinstance(y_B, Tensor)):
+        given = ", ".join(type(value).__name__ for value in (model, x, y_B))
+        raise VerificationError(f"model, x and y are {given}: give an nn.Module and two tensors")
     if x.ndim < 2 or len(x) == 0:
         raise VerificationError(
             f"x has shape {tuple(x.shape)}: give at least one example, as (batch, ...)"
