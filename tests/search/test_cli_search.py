@@ -294,7 +294,9 @@ def test_constraints_that_no_trial_satisfies(tmp_path: Path, empty_store: Path) 
     write_study(tmp_path, constraints=constraints, budget={"trials": 2, "epochs": 1})
     answer = run_in(tmp_path, "search", "study.yaml", "--executor", "local")
     assert answer.code == 1
-    assert answer.out.startswith("Front of tiny: ")
+    assert answer.out.startswith(
+        "No trial satisfies the study's constraints; without them:\nFront of tiny"
+    )
     assert "of 2 completed trials" in answer.out
     assert "Traceback" not in answer.err
     message = answer.err.splitlines()[-1]
