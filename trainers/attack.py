@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from trainers.bounds import ball
+from trainers.models.modes import evaluating
 
 
 def pgd(
@@ -35,7 +34,7 @@ def pgd(
     lower, upper = _inner_ball(x, radius, low, high)
     best = x.clone()
     found_B = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    with _evaluating(model):
+    with evaluating(model):
         for restart in range(restarts):
             todo = (~found_B).nonzero().squeeze(1)
             if not len(todo):
@@ -89,15 +88,3 @@ def _inner_ball(x: Tensor, radius: float, low: float, high: float) -> tuple[Tens
     lower, upper = exact_lower.to(x), exact_upper.to(x)
     lower = torch.where(lower.double() < exact_lower, torch.nextafter(lower, upper), lower)
     return lower, torch.where(upper.double() > exact_upper, torch.nextafter(upper, lower), upper)
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; each module's own mode again afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

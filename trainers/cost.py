@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trainers.errors import ModelError
+from trainers.models.modes import evaluating
 from trainers.models.weights import prunable_weights
 
 
@@ -39,7 +39,7 @@ def layer_positions(model: nn.Module, input_shape: Sequence[int]) -> dict[str, i
         if isinstance(module, nn.Linear | nn.Conv2d)
     ]
     try:
-        with _evaluating(model):
+        with evaluating(model), torch.no_grad():
             model(_zeros(model, 1, input_shape))
     finally:
         for hook in hooks:
@@ -131,7 +131,7 @@ def measure_latency(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with _evaluating(model):
+        with evaluating(model), torch.no_grad():
             for _ in range(3):  # the first passes choose kernels and fill caches
                 model(x)
             return statistics.median(_timed(model, x) for _ in range(repeats))
@@ -155,16 +155,3 @@ def _wait(device: torch.device) -> None:
 def _zeros(model: nn.Module, batch_size: int, input_shape: Sequence[int]) -> Tensor:
     first = next(model.parameters(), torch.zeros(()))
     return torch.zeros(batch_size, *input_shape, dtype=first.dtype, device=first.device)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Without gradients and in evaluation mode; each module's own mode comes back afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

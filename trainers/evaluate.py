@@ -12,6 +12,7 @@ from spaces.training import EvaluationConfig
 from trainers import cost
 from trainers.bounds import IntervalPass, ball
 from trainers.data import Split
+from trainers.models.modes import evaluating
 from trainers.verify import VerificationResult, verify
 
 
@@ -76,15 +77,12 @@ def evaluate_by_intervals(
     """
     x_BCHW, y_B = first_examples(split, config.epoch_examples)
     model = interval.model
-    was_training = model.training
-    model.eval()
     correct = robust = rung = 0
-    with torch.no_grad():
+    with evaluating(model), torch.no_grad():
         for x, y in zip(x_BCHW.split(1000), y_B.split(1000), strict=True):
             correct += int((model(x).argmax(1) == y).sum())
             robust += count_verified(interval, x, y, config.radius)
             rung += count_verified(interval, x, y, config.radius * config.rung_radius_factor)
-    model.train(was_training)
     n = len(y_B)
     return {
         "natural_accuracy": correct / n,
@@ -105,11 +103,12 @@ def count_verified(
 
 def model_cost(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, float]:
     """Density, parameters and inference FLOPs, of the non-zero weights alone."""
+    positions = cost.layer_positions(model, input_shape)
     return {
         "density": cost.density(model),
         "num_active_parameters": float(cost.num_active_parameters(model)),
-        "inference_flops": float(cost.count_flops(model, input_shape)),
-        "dense_inference_flops": float(cost.dense_flops(model, input_shape)),
+        "inference_flops": float(cost.flops(cost.nonzero_counts(model), positions)),
+        "dense_inference_flops": float(cost.flops(cost.dense_counts(model), positions)),
     }
 
 
