@@ -11,9 +11,12 @@ from torch import nn
 from spaces.training import EvaluationConfig
 from trainers import cost
 from trainers.bounds import IntervalPass, ball
+from trainers.compaction import effective_counts
 from trainers.data import Split
+from trainers.errors import UnsupportedLayer
 from trainers.models.modes import evaluating
 from trainers.verify import VerificationResult, verify
+from trainers.wiring import Wiring
 
 
 @dataclass(frozen=True)
@@ -101,13 +104,24 @@ def count_verified(
     return int((margins_BK.amin(1) > 0).sum())
 
 
-def model_cost(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, float]:
-    """Density, parameters and inference FLOPs, of the non-zero weights alone."""
+def model_cost(
+    model: nn.Module, input_shape: tuple[int, ...], wiring: Wiring | None = None
+) -> dict[str, float]:
+    """Density and parameters of the non-zero weights, and inference FLOPs of those that matter.
+
+    inference_flops counts the non-zero weights that `compact` would keep: those that can influence
+    the logits; all non-zero weights when the network has layers that cannot be traced. A `wiring`
+    that is at hand saves tracing the network.
+    """
     positions = cost.layer_positions(model, input_shape)
+    try:
+        counts = effective_counts(model, wiring)
+    except UnsupportedLayer:
+        counts = cost.nonzero_counts(model)
     return {
         "density": cost.density(model),
         "num_active_parameters": float(cost.num_active_parameters(model)),
-        "inference_flops": float(cost.flops(cost.nonzero_counts(model), positions)),
+        "inference_flops": float(cost.flops(counts, positions)),
         "dense_inference_flops": float(cost.flops(cost.dense_counts(model), positions)),
     }
 

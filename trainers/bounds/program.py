@@ -137,11 +137,15 @@ class Program(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """What the network computes."""
+        return self.values(x)[self.output]
+
+    def values(self, x: Tensor) -> list[Tensor]:
+        """Every value on the way, by its number: the input first, then what each step makes."""
         values = [x]
         # ops, not steps: a deep copy of this module must run its own layers.
         for op, step in zip(self.ops, self.steps, strict=True):
             values.append(op(*(values[i] for i in step.inputs)))
-        return values[self.output]
+        return values
 
 
 def is_number(constant: Any, number: float) -> bool:

@@ -1,4 +1,4 @@
-"""Evaluation mode for a while."""
+"""How a network is for a while: in evaluation mode, or with buffers that may change unseen."""
 
 from __future__ import annotations
 
@@ -18,3 +18,24 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+@contextmanager
+def preserved_buffers(model: nn.Module) -> Iterator[None]:
+    """Copies in the place of buffers inside; afterwards the buffers themselves, untouched.
+
+    Lets passes in training mode leave no trace in batch normalisation's running statistics, nor
+    invalidate graphs that wait for their backward pass.
+    """
+    buffers = [
+        (module, name, buffer)
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    for module, name, buffer in buffers:
+        setattr(module, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for module, name, buffer in buffers:
+            setattr(module, name, buffer)
