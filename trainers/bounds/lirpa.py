@@ -89,7 +89,7 @@ class LirpaBounds:
 
     def _convert(self) -> Any:
         # A copy, because the conversion moves modules, switches modes and loads states.
-        source = trace(copy.deepcopy(self.model).eval())
+        source = _with_biases(trace(copy.deepcopy(self.model).eval()))
         plain = _Plain(source, self.x_example, self.num_leading).eval()
         example = self._through_leading_affines(self.x_example)[0]
         options = {"conv_mode": "patches" if plain.allows_patches else "matrix"}
@@ -106,9 +106,11 @@ class LirpaBounds:
             logits_BK = plain(example)
             self._compare(bounded(example), logits_BK)
         self.num_classes = logits_BK.shape[1]
+        own = dict(self.program.named_parameters(remove_duplicate=False))
         for node in bounded._modules.values():
-            if type(node).__name__ == "BoundParams":
-                node.param = self.program.get_parameter(node.ori_name)
+            # What the model does not have is a bias of zeros, which stays as it is.
+            if type(node).__name__ == "BoundParams" and node.ori_name in own:
+                node.param = own[node.ori_name]
         return bounded
 
     def _follow_model(self) -> None:
@@ -184,6 +186,14 @@ class _Plain(nn.Module):
         for op, inputs in list(zip(self.ops, self.inputs, strict=True))[self.num_leading :]:
             values.append(op(*(values[i] for i in inputs)))
         return values[self.output]
+
+
+def _with_biases(program: Program) -> Program:
+    """Give convolutions without a bias one of zeros: release 0.3 fails in CROWN without it."""
+    for conv in program.modules():
+        if isinstance(conv, nn.Conv2d) and conv.bias is None:
+            conv.bias = nn.Parameter(conv.weight.new_zeros(conv.out_channels), requires_grad=False)
+    return program
 
 
 class _Scale(nn.Module):
