@@ -27,6 +27,13 @@ class CertifiedLossConfig(Config):
         description="Weight of the bound-tightness and ReLU-balance terms during the ramp "
         "(Shi et al. 2021).",
     )
+    stability_weight: float = Field(
+        0.0,
+        ge=0.0,
+        le=10.0,
+        description="Weight of the normalised ReLU stability of all units at the current epsilon: "
+        "0.001 in CertifiedPruning with CROWN-IBP (Li et al. 2022).",
+    )
 
 
 class IbpLossConfig(CertifiedLossConfig):

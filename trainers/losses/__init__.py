@@ -6,12 +6,12 @@ from torch import Tensor, nn
 
 from spaces.training import ComputeConfig, CrownIbpLossConfig, IbpLossConfig, LossConfig
 from trainers.bounds import IntervalPass
-from trainers.losses.base import Loss, LossTerms
+from trainers.losses.base import Loss, LossTerms, natural_terms
 from trainers.losses.crown_ibp import CrownIbpLoss
 from trainers.losses.ibp import IbpLoss
 from trainers.losses.natural import NaturalLoss
 
-__all__ = ["Loss", "LossTerms", "build_loss"]
+__all__ = ["Loss", "LossTerms", "build_loss", "natural_terms"]
 
 
 def build_loss(

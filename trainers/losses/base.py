@@ -19,7 +19,7 @@ class LossTerms:
     total: what is minimised. natural: cross-entropy of the logits. certified: cross-entropy of the
     worst-case logits (equal to `natural` while epsilon is 0, and for the natural loss). All three
     are scalars on one autograd graph, so that each can be differentiated on its own. num_correct
-    and num_certified are int64 scalars.
+    and num_certified are int64 scalars. logits_BK are those of the inputs themselves.
     """
 
     total: Tensor
@@ -27,6 +27,7 @@ class LossTerms:
     certified: Tensor
     num_correct: Tensor
     num_certified: Tensor
+    logits_BK: Tensor
 
 
 class Loss(ABC):
@@ -66,7 +67,7 @@ def natural_terms(logits_BK: Tensor, y_B: Tensor) -> LossTerms:
     """Cross-entropy of the logits, for every loss while there is nothing to certify."""
     loss = F.cross_entropy(logits_BK, y_B)
     num_correct = (logits_BK.argmax(1) == y_B).sum()
-    return LossTerms(loss, loss, loss, num_correct, num_correct)
+    return LossTerms(loss, loss, loss, num_correct, num_correct, logits_BK)
 
 
 def worst_case_terms(
@@ -86,6 +87,7 @@ def worst_case_terms(
         certified=certified,
         num_correct=(result.logits_BK.argmax(1) == y_B).sum(),
         num_certified=((margins_BK > 0) | own).all(1).sum(),
+        logits_BK=result.logits_BK,
     )
 
 
