@@ -2,8 +2,8 @@
 
 A rule that pydantic checks on a whole configuration (`ramp_end` above `warmup`) cannot be checked
 on one hole. So configurations are built from the ends of the ranges and all choices: every
-combination while there are few; else every pair of values (a rule between two holes is always met)
-and a sample of the rest, the same one each time.
+combination while there are few; else combinations that have every pair of values (a rule between
+two holes is always met) and a sample of the rest, the same ones each time.
 """
 
 from __future__ import annotations
@@ -109,16 +109,19 @@ def _assignments(part: Part) -> Iterator[Assignment]:
         yield from _product(part)
         return
     rng = random.Random(0)
-    pairs = list(_pairs(part))
-    rng.shuffle(pairs)
-    for pins in pairs[:MAX_CORNERS]:
-        yield _complete(part, pins)
-    for _ in range(MAX_CORNERS - len(pairs)):
-        yield collect(part, lambda hole: rng.choice(hole.corners))
+    num_sampled, met = 0, set[frozenset[tuple[str, Scalar]]]()
+    for pins, pair in _pairs(part):
+        if pair not in met:
+            assignment = _complete(part, pins, rng)
+            met |= {frozenset(values) for values in itertools.combinations(assignment.items(), 2)}
+            num_sampled += 1
+            yield assignment
+    for _ in range(num_sampled, MAX_CORNERS):
+        yield _complete(part, {}, rng)
 
 
-def _complete(part: Part, pins: Assignment) -> Assignment:
-    return collect(part, lambda hole: pins.get(hole.path, hole.corners[0]))
+def _complete(part: Part, pins: Assignment, rng: random.Random) -> Assignment:
+    return collect(part, lambda h: pins[h.path] if h.path in pins else rng.choice(h.corners))
 
 
 def _count(node: Node) -> int:
@@ -146,11 +149,11 @@ def _product(node: Node) -> Iterator[Assignment]:
             yield {node.path: value}
 
 
-def _pairs(part: Part) -> Iterator[Assignment]:
-    """All pairs of values of two holes that can be active together, with what makes them so."""
+def _pairs(part: Part) -> Iterator[tuple[Assignment, frozenset[tuple[str, Scalar]]]]:
+    """All pairs of values of two holes that can be active together, after what makes them so."""
     for first, second in itertools.combinations(holes_of(part), 2):
         for a, b in itertools.product(first.corners, second.corners):
             pins: Assignment = {}
             wanted = [*first.condition, *second.condition, (first.path, a), (second.path, b)]
             if all(pins.setdefault(path, value) == value for path, value in wanted):
-                yield pins
+                yield pins, frozenset([(first.path, a), (second.path, b)])

@@ -26,15 +26,20 @@ Direction = Literal["maximize", "minimize", "none"]
 
 @dataclass(frozen=True)
 class Metric:
-    """A measured number: which way is better, its unit, and what it is."""
+    """A measured number: which way is better, its unit, and what it is.
+
+    `methods` are the topology methods whose trials have it; empty when every trial has it.
+    """
 
     name: str
     direction: Direction
     unit: str
     description: str
+    methods: tuple[str, ...] = ()
 
 
 _SHARE = "fraction"
+_WITH_TWIN = ("acdc", "deadwooding")
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -48,13 +53,37 @@ METRICS: Mapping[str, Metric] = {
         ),
         Metric("density", "minimize", _SHARE, "Non-zero weights over all prunable weights."),
         Metric("num_active_parameters", "minimize", "count", "Parameters that are not zero."),
-        Metric("inference_flops", "minimize", "flop", "One example, non-zero weights only."),
+        Metric(
+            "inference_flops",
+            "minimize",
+            "flop",
+            "One example, non-zero weights that can influence the logits: what compaction leaves.",
+        ),
         Metric("dense_inference_flops", "minimize", "flop", "The same network without zeros."),
-        Metric("training_flops", "minimize", "flop", "The whole training, non-zero weights only."),
+        Metric(
+            "training_flops",
+            "minimize",
+            "flop",
+            "The whole training as it was spent: dense phases, gradients and searches included.",
+        ),
         Metric("epoch", "none", "count", "Epochs trained."),
         Metric("train_epsilon", "none", "data units", "Training radius at the end of the epoch."),
         Metric("rung_score", "maximize", _SHARE, "IBP-verified accuracy at a small radius."),
         Metric("duration_s", "minimize", "s", "Wall time of the trial."),
+        Metric(
+            "dense_twin_natural_accuracy",
+            "maximize",
+            _SHARE,
+            "natural_accuracy of the dense network as it was just before the last cut.",
+            _WITH_TWIN,
+        ),
+        Metric(
+            "dense_twin_verified_accuracy",
+            "maximize",
+            _SHARE,
+            "verified_accuracy of the dense network as it was just before the last cut.",
+            _WITH_TWIN,
+        ),
     )
 }
 _AT = "verified_accuracy_at_"

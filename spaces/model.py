@@ -32,6 +32,11 @@ class MlpConfig(_Scalable):
     widths: tuple[Width, ...] = Field((128, 64), min_length=1, description="Hidden layer widths.")
     batch_norm: bool = False
 
+    @property
+    def num_weight_layers(self) -> int:
+        """Linear and convolution layers."""
+        return len(self.widths) + 1
+
 
 class CnnConfig(_Scalable):
     """Strided convolutions (4x4, stride 2, padding 1), then fully connected layers."""
@@ -43,6 +48,11 @@ class CnnConfig(_Scalable):
     hidden: tuple[Width, ...] = Field((100,), description="Widths of the fully connected layers.")
     batch_norm: bool = False
 
+    @property
+    def num_weight_layers(self) -> int:
+        """Linear and convolution layers."""
+        return len(self.channels) + len(self.hidden) + 1
+
 
 class Cnn7Config(_Scalable):
     """The seven-layer network that certified training is usually compared on (Shi et al. 2021)."""
@@ -51,6 +61,11 @@ class Cnn7Config(_Scalable):
     width: Width = Field(64, description="Channels of the first two convolutions; then twice that.")
     hidden: Width = Field(512, description="Width of the fully connected layer.")
     batch_norm: bool = True
+
+    @property
+    def num_weight_layers(self) -> int:
+        """Linear and convolution layers."""
+        return 7
 
 
 class ResNetConfig(_Scalable):
@@ -63,6 +78,11 @@ class ResNetConfig(_Scalable):
     )
     batch_norm: bool = True
 
+    @property
+    def num_weight_layers(self) -> int:
+        """Linear and convolution layers: two in each block, a shortcut in each stage, both ends."""
+        return 2 * sum(self.blocks) + len(self.blocks) + 2
+
 
 class PythonModelConfig(_Family):
     """The user's own network: `function(input_shape, num_classes, **arguments) -> nn.Module`."""
@@ -73,6 +93,11 @@ class PythonModelConfig(_Family):
     initialization: Literal["own", "ibp", "kaiming"] = Field(  # type: ignore[assignment]
         "own", description="own: keep the weights as the function returned them."
     )
+
+    @property
+    def num_weight_layers(self) -> None:
+        """Not known before the function has been called."""
+        return None
 
 
 def name_by_python(key: str) -> BeforeValidator:

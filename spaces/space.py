@@ -27,6 +27,7 @@ from spaces.holes import (
 )
 from spaces.reading import explain, join, read_yaml
 from spaces.schema import space_schema
+from spaces.topology import DenseConfig
 from spaces.trial import TrialConfig
 from spaces.walk import Walker
 
@@ -74,6 +75,13 @@ class SearchSpace:
     def parameters(self) -> tuple[Hole, ...]:
         """All holes, of every branch: `.path`, `.kind`, `.condition`, `.describe()`."""
         return tuple(holes_of(self._root))
+
+    def topology_methods(self) -> tuple[str, ...]:
+        """Names of the methods that a trial may have, without repetition."""
+        node = self._root.members.get("topology")
+        parts = node.parts.values() if isinstance(node, Variants) else [node]
+        classes = [p.cls for p in parts if isinstance(p, Part) and p.cls] or [DenseConfig]
+        return tuple(dict.fromkeys(cls.model_fields["method"].default for cls in classes))
 
     def suggest(self, trial: SuggestingTrial) -> dict[str, Scalar]:
         """Ask a sampler for the parameters on the active branch, and for no others."""

@@ -221,7 +221,8 @@ class StudyConfig(Config):
         problems = [*self._problems_of_scheduler(), *self._problems_of_metrics()]
         problems += _misplaced(self.space)
         if not problems:
-            problems += _holes_in_data(self.search_space())
+            space = self.search_space()
+            problems += [*_holes_in_data(space), *self._problems_of_methods(space)]
         if problems:
             raise ConfigError(*problems)
         return self
@@ -245,15 +246,29 @@ class StudyConfig(Config):
 
     def _problems_of_metrics(self) -> Iterator[str]:
         known = {*METRICS, *(radius_metric(radius) for radius in self.evaluation.radii)}
-        used = [(f"objectives.{index}", name) for index, name in enumerate(self.objectives)]
-        used += [(f"constraints.{i}", c.metric) for i, c in enumerate(self.constraints)]
-        for where, name in used:
+        for where, name in self._metrics_used():
             if name not in known:
                 radius = name.removeprefix(radius_metric(0).removesuffix("0"))
                 yield (
                     f"{where}: {name} is not measured: add {radius} to evaluation.radii "
                     f"(now {list(self.evaluation.radii)})"
                 )
+
+    def _problems_of_methods(self, space: SearchSpace) -> Iterator[str]:
+        for where, name in self._metrics_used():
+            having = metric(name).methods
+            others = [method for method in space.topology_methods() if method not in having]
+            if having and others:
+                yield (
+                    f"{where}: {name} is measured for topology methods {' and '.join(having)} "
+                    f"only, so trials with {', '.join(others)} would fail: search those methods "
+                    "alone, or leave this metric out (it is recorded all the same)"
+                )
+
+    def _metrics_used(self) -> Iterator[tuple[str, str]]:
+        """Places and names."""
+        yield from ((f"objectives.{i}", name) for i, name in enumerate(self.objectives))
+        yield from ((f"constraints.{i}", c.metric) for i, c in enumerate(self.constraints))
 
 
 def _locate(path: str) -> str:

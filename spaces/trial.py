@@ -10,9 +10,9 @@ from pydantic import Field, model_validator
 
 from spaces.base import Config, Seed
 from spaces.data import DataConfig
-from spaces.model import MlpConfig, ModelConfig
+from spaces.model import MlpConfig, ModelConfig, PythonModelConfig
 from spaces.reading import compact_json, join, read_yaml
-from spaces.topology import DenseConfig, TopologyConfig
+from spaces.topology import DenseConfig, SlimmingConfig, TopologyConfig
 from spaces.training import (
     ComputeConfig,
     EpsilonConfig,
@@ -50,8 +50,9 @@ class TrialConfig(Config):
             return self
         if getattr(self.topology, "grow", None) == "certified_gradient":
             raise ValueError(
-                "topology.grow: certified_gradient needs a certified loss, but loss.name is "
-                "natural: use grow: gradient, or a certified loss such as ibp"
+                f"topology.grow: certified_gradient{self._default_of('grow')} needs a certified "
+                "loss, but loss.name is natural: use grow: gradient, or a certified loss such as "
+                "ibp"
             )
         if getattr(self.topology, "saliency", None) == "certified":
             raise ValueError(
@@ -59,6 +60,40 @@ class TrialConfig(Config):
                 "use saliency: natural, or a certified loss such as ibp"
             )
         return self
+
+    @model_validator(mode="after")
+    def _slimming_has_scales(self) -> TrialConfig:
+        model = self.model
+        if isinstance(model, PythonModelConfig) or model.batch_norm:
+            return self
+        if isinstance(self.topology, SlimmingConfig):
+            raise ValueError(
+                "topology.method: slimming prunes by the scales of batch normalisation, but "
+                "model.batch_norm is false: set it to true, or use another method with "
+                "granularity: unit"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _each_layer_has_a_ratio(self) -> TrialConfig:
+        given, needed = len(_layer_ratios(self.topology)), self.model.num_weight_layers
+        if given and needed is not None and given != needed:
+            raise ValueError(
+                f"topology.layer_ratios has {given} values, but the network of model.family: "
+                f"{self.model.family} has {needed} layers with weights: give one value for each, "
+                "from the first to the last"
+            )
+        return self
+
+    def _default_of(self, name: str) -> str:
+        """A remark for rules about a setting that the author did not write."""
+        if name in self.topology.model_fields_set:
+            return ""
+        return f" (the default of method: {self.topology.method})"
+
+
+def _layer_ratios(topology: TopologyConfig) -> tuple[float, ...]:
+    return () if isinstance(topology, DenseConfig) else topology.layer_ratios
 
 
 def flatten(config: TrialConfig) -> dict[str, str | int | float | bool]:

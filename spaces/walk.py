@@ -128,7 +128,7 @@ class Walker:
             return Fixed(self._checked(kind, raw, path, about))
         if isinstance(raw, Mapping):
             if "choice" in raw and (base is not dict or len(raw) == 1):
-                return self._choice(kind, raw, path, condition)
+                return self._choice(kind, raw, path, condition, about)
             if base is dict:
                 value_type = get_args(unwrapped(kind))[1]
                 items = {
@@ -159,13 +159,15 @@ class Walker:
             self._checked(kind, fill(part, lambda hole: hole.corners[0]), path)
         return part
 
-    def _choice(self, kind: Any, raw: Mapping[str, Any], path: str, condition: Condition) -> Node:
+    def _choice(
+        self, kind: Any, raw: Mapping[str, Any], path: str, condition: Condition, about: str | None
+    ) -> Node:
         labels: list[Scalar] = []
         values: list[Any] = []
         for index, item in enumerate(self._choices(raw, path)):
             where = f"{path}.choice.{index}"
             before = len(self.problems)
-            value = self._checked(kind, item, where)
+            value = self._checked(kind, item, where, about)
             if len(self.problems) > before:
                 continue
             label = _label(value)
@@ -195,7 +197,9 @@ class Walker:
             if key not in _RANGE_KEYS:
                 hint = suggest_name(key, (*_RANGE_KEYS, "choice"))
                 self._note(join(path, str(key)), "unknown key of a range or choice", hint)
-        if number is None:
+        if base_type(kind) is tuple:
+            self._note(path, "is a list: write a range for an item of it, or use {choice: [...]}")
+        elif number is None:
             self._note(path, "takes no number, so it cannot be a range: use {choice: [...]}")
         for key in ("low", "high"):
             if key not in raw:

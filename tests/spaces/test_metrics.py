@@ -13,7 +13,8 @@ from spaces.metrics import METRICS, metric, radius_metric
 
 CONTRACT = (
     "natural_accuracy verified_accuracy falsified_accuracy_bound density num_active_parameters "
-    "inference_flops training_flops epoch train_epsilon rung_score duration_s dense_inference_flops"
+    "inference_flops training_flops epoch train_epsilon rung_score duration_s "
+    "dense_inference_flops dense_twin_natural_accuracy dense_twin_verified_accuracy"
 ).split()
 
 
@@ -26,6 +27,7 @@ def test_directions():
     assert metric("verified_accuracy").direction == "maximize"
     assert metric("inference_flops").direction == "minimize"
     assert metric("epoch").direction == "none"
+    assert metric("dense_twin_verified_accuracy").direction == "maximize"
 
 
 def test_verified_accuracy_at_a_radius():

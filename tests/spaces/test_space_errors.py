@@ -1,12 +1,19 @@
 """What is wrong with a space is told in full when it is read: place, value, rule, what to do."""
 
+import itertools
 import random
 import re
 
 import pytest
 
-from spaces import ConfigError, SearchSpace
+from spaces import ConfigError, SearchSpace, TrialConfig
 from spaces import corners as corners_module
+from spaces.walk import Walker
+
+METHODS = (
+    "dense, static, snip, grasp, synflow, set, rigl, sparsevlr, ctre, gmp, stability, gap, acdc, "
+    "deadwooding, gibbs, slimming, hard_concrete, jackpots"
+)
 
 
 def problems(**parts):
@@ -86,8 +93,9 @@ ONE_PROBLEM = [
     ),
     (
         {"drop": {"choice": ["magnitud"]}},
-        "space.topology.rigl.drop.choice.0: 'magnitud' must be 'magnitude', 'sensitivity' or "
-        "'random'; did you mean magnitude?",
+        "space.topology.rigl.drop.choice.0: 'magnitud' must be 'magnitude', 'sensitivity', "
+        "'stability', 'adversarial_gradient', 'cosine', 'momentum' or 'random'; did you mean "
+        "magnitude?",
     ),
     (
         {"drop_fracton": 0.1},
@@ -109,15 +117,14 @@ def test_log_needs_a_positive_low():
 
 def test_an_unknown_variant_lists_the_known_ones():
     assert problems(topology={"choice": [{"method": "rigel"}]}) == [
-        "space.topology.choice.0.method: 'rigel' must be one of: dense, static, snip, set, rigl; "
-        "did you mean rigl?"
+        f"space.topology.choice.0.method: 'rigel' must be one of: {METHODS}; did you mean rigl?"
     ]
     assert problems(topology={"density": 0.1}) == [
-        "space.topology.method: is missing; one of: dense, static, snip, set, rigl"
+        f"space.topology.method: is missing; one of: {METHODS}"
     ]
     assert problems(topology={"method": {"choice": ["rigl"]}}) == [
-        "space.topology.method: {'choice': ['rigl']} must be one of: dense, static, snip, set, "
-        "rigl; to choose, write topology: {choice: [{method: ..., ...}, ...]}"
+        f"space.topology.method: {{'choice': ['rigl']}} must be one of: {METHODS}; to choose, "
+        "write topology: {choice: [{method: ..., ...}, ...]}"
     ]
 
 
@@ -192,6 +199,31 @@ def test_they_are_found_as_well_when_there_are_too_many_combinations_to_try_all(
     }
     monkeypatch.setattr(corners_module, "MAX_CORNERS", 200)
     assert sorted(problems(**many, **IMPOSSIBLE)) == IMPOSSIBLE_LINES
+
+
+def test_every_pair_of_values_is_tried_where_not_all_combinations_can_be(monkeypatch):
+    monkeypatch.setattr(corners_module, "MAX_CORNERS", 0)
+    holes = {name: {"low": 0.1, "high": 0.5} for name in ("lr", "weight_decay", "l1", "momentum")}
+    loss = {"choice": [{"name": "ibp", "kappa": {"low": 0, "high": 1}}, {"name": "natural"}]}
+    parts = {"optimizer": holes, "loss": loss, "batch_size": {"choice": [1, 2, 3]}}
+    walker = Walker(holes=True)
+    root = walker.part(
+        TrialConfig, {"data": {"name": "digits"}, "evaluation": {"radius": 0.1}, **parts}, ""
+    )
+    tried = list(corners_module._assignments(root))
+    assert len(tried) < 20  # of 144 combinations
+    for first, second in itertools.combinations(
+        [{"batch_size": n} for n in (1, 2, 3)]
+        + [{f"optimizer.{name}": end} for name in holes for end in (0.1, 0.5)]
+        + [{"loss.ibp.kappa": end} for end in (0.0, 1.0)]
+        + [{"loss.name": "natural"}],
+        2,
+    ):
+        possible = first.keys() != second.keys() and not (
+            "loss.ibp.kappa" in first and "loss.name" in second
+        )
+        pair = first.items() | second.items()
+        assert any(pair <= assignment.items() for assignment in tried) == possible, pair
 
 
 def test_a_large_space_is_read_quickly_and_every_sample_decodes():

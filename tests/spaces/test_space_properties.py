@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from spaces import SearchSpace
 
-DROP = ["magnitude", "sensitivity", "random"]
+DROP = ["magnitude", "sensitivity", "stability", "adversarial_gradient", "cosine", "momentum"]
 
 
 @st.composite
@@ -39,11 +39,11 @@ def choices(draw, values):
 
 @st.composite
 def variants(draw):
-    method = draw(st.sampled_from(["dense", "static", "snip", "set", "rigl"]))
+    method = draw(st.sampled_from(["dense", "static", "snip", "set", "gmp", "acdc", "jackpots"]))
     settings = {"method": method}
     if method != "dense" and draw(st.booleans()):
         settings["density"] = draw(numbers(0.01, 1.0))
-    if method in ("set", "rigl"):
+    if method in ("set", "gmp"):
         settings["drop"] = draw(choices(DROP))
         settings["update_every"] = draw(numbers(1, 200, integer=True))
     return settings

@@ -169,6 +169,21 @@ ONE_PROBLEM = [
         "constraints.0: 'densty' is no metric; did you mean density?",
     ),
     (
+        {
+            "constraints": ["dense_twin_natural_accuracy > 0.9"],
+            "space": {"topology": {"choice": [{"method": "acdc"}, {"method": "rigl"}]}},
+        },
+        "constraints.0: dense_twin_natural_accuracy is measured for topology methods acdc and "
+        "deadwooding only, so trials with rigl would fail: search those methods alone, or leave "
+        "this metric out (it is recorded all the same)",
+    ),
+    (
+        {"objectives": ["natural_accuracy", "dense_twin_verified_accuracy"]},
+        "objectives.1: dense_twin_verified_accuracy is measured for topology methods acdc and "
+        "deadwooding only, so trials with dense would fail: search those methods alone, or leave "
+        "this metric out (it is recorded all the same)",
+    ),
+    (
         {"sampler": {"name": "tpe", "startup": 3}},
         "sampler.tpe.startup: unknown key; did you mean startup_trials?",
     ),
@@ -220,6 +235,15 @@ def test_holes_in_the_augmentation_of_the_data_are_allowed():
     data = {"name": "digits", "augment": {"shift": {"low": 0, "high": 2}}}
     space = StudyConfig.from_dict(MINIMAL | {"data": data}).search_space()
     assert space.decode({"data.digits.augment.shift": 1}).data.augment.shift == 1
+
+
+@pytest.mark.parametrize(
+    "topology", [{"method": "acdc"}, {"choice": [{"method": "acdc"}, {"method": "deadwooding"}]}]
+)
+def test_the_dense_twin_may_be_an_objective_where_every_trial_has_one(topology):
+    objectives = ["dense_twin_natural_accuracy", "inference_flops"]
+    changes = {"space": {"topology": topology}, "objectives": objectives}
+    assert StudyConfig.from_dict(MINIMAL | changes).directions == ("maximize", "minimize")
 
 
 def test_all_problems_of_a_file_are_told_at_once(tmp_path):

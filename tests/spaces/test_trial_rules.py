@@ -1,0 +1,194 @@
+"""Densities of layers as holes, and rules between the topology, the loss and the model."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from spaces import ConfigError, SearchSpace
+
+FIXED = {"data": {"name": "digits"}, "evaluation": {"radius": 0.05}}
+
+
+def space_of(**parts):
+    return SearchSpace(FIXED | parts)
+
+
+def problems(**parts):
+    with pytest.raises(ConfigError) as caught:
+        space_of(**parts)
+    return list(caught.value.problems)
+
+
+# Searched densities of layers
+
+
+SEARCHED = {"method": "set", "density": 0.1, "distribution": "searched"}
+RATIO = {"low": 0.2, "high": 5, "log": True}
+
+
+def test_densities_of_layers_are_searched():
+    space = space_of(topology={**SEARCHED, "layer_ratios": [RATIO, 1.0, RATIO]})
+    names = ["topology.set.layer_ratios.0", "topology.set.layer_ratios.2"]
+    assert [hole.path for hole in space.parameters()] == names
+    config = space.decode({names[0]: 0.5, names[1]: 3.0})
+    assert config.topology.layer_ratios == (0.5, 1.0, 3.0)
+    assert space.encode(config) == {names[0]: 0.5, names[1]: 3.0}
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.01, 1.0), st.floats(1.01, 1e3)), min_size=2, max_size=6),
+    st.integers(0, 2**32),
+)
+@settings(deadline=None, max_examples=30)
+def test_densities_of_layers_round_trip(ends, seed):
+    ratios = [{"low": low, "high": high, "log": True} for low, high in ends]
+    model = {"family": "mlp", "widths": [8] * (len(ends) - 1)}
+    space = space_of(topology={**SEARCHED, "layer_ratios": ratios}, model=model)
+    params = space.sample(random.Random(seed))
+    config = space.decode(params)
+    assert list(config.topology.layer_ratios) == list(params.values())
+    assert space.encode(config) == params
+
+
+def test_whole_lists_may_be_chosen_from():
+    lists = [[1.0, 1.0, 1.0], [4.0, 1.0, 2.0]]
+    space = space_of(topology={**SEARCHED, "layer_ratios": {"choice": lists}})
+    config = space.decode({"topology.set.layer_ratios": "[4.0,1.0,2.0]"})
+    assert config.topology.layer_ratios == (4.0, 1.0, 2.0)
+
+
+def test_editors_accept_them_too():
+    validator = Draft202012Validator(SearchSpace.model_json_schema())
+    validator.validate(FIXED | {"topology": {**SEARCHED, "layer_ratios": [RATIO, 1.0, RATIO]}})
+    wrong = {**SEARCHED, "layer_ratios": [{"low": 0, "high": 1}]}
+    assert not validator.is_valid(FIXED | {"topology": wrong})
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (
+            {},
+            ": distribution: searched needs the density of each layer relative to the others: add "
+            "layer_ratios, for example [1.0, {low: 0.2, high: 5.0, log: true}, 2.0] for three "
+            "layers",
+        ),
+        (
+            {"distribution": "erk", "layer_ratios": [1, RATIO]},
+            ": layer_ratios belongs to distribution: searched, but distribution is erk: remove "
+            "layer_ratios, or set distribution: searched",
+        ),
+        (
+            {"distribution": {"choice": ["searched", "erk"]}, "layer_ratios": [1, 1, 1]},
+            ": layer_ratios belongs to distribution: searched, but distribution is erk: remove "
+            "layer_ratios, or set distribution: searched; happens with "
+            "topology.set.distribution = erk",
+        ),
+        (
+            {"layer_ratios": [{"low": 0, "high": 2}, 1, 1]},
+            ".layer_ratios.0.low: 0 must be greater than 0; allowed: > 0, <= 1000000",
+        ),
+        (
+            {"layer_ratios": RATIO},
+            ".layer_ratios: is a list: write a range for an item of it, or use {choice: [...]}",
+        ),
+    ],
+)
+def test_wrong_densities_of_layers(changes, line):
+    assert problems(topology={**SEARCHED, **changes}) == [f"space.topology.set{line}"]
+
+
+# Rules between topology, loss and model
+
+
+NEEDS_LOSS = (
+    "needs a certified loss, but loss.name is natural: use grow: gradient, or a certified loss "
+    "such as ibp"
+)
+
+
+def test_growth_by_the_certified_gradient_needs_a_certified_loss():
+    natural = {"loss": {"name": "natural"}}
+    assert problems(topology={"method": "sparsevlr"}, **natural) == [
+        "space: topology.grow: certified_gradient (the default of method: sparsevlr) " + NEEDS_LOSS
+    ]
+    assert problems(topology={"method": "set", "grow": "certified_gradient"}, **natural) == [
+        "space: topology.grow: certified_gradient " + NEEDS_LOSS
+    ]
+    space_of(topology={"method": "sparsevlr", "grow": "gradient"}, **natural)
+
+
+@pytest.mark.parametrize("method", ["snip", "grasp"])
+def test_the_certified_saliency_needs_a_certified_loss(method):
+    saliency = {"choice": ["natural", "certified"]}
+    loss = {"choice": [{"name": "natural"}, {"name": "crown_ibp"}]}
+    assert problems(topology={"method": method, "saliency": saliency}, loss=loss) == [
+        "space: topology.saliency: certified needs a certified loss, but loss.name is natural: use "
+        "saliency: natural, or a certified loss such as ibp; happens with "
+        f"topology.{method}.saliency = certified and loss.name = natural"
+    ]
+
+
+def test_the_natural_loss_bounds_nothing_whose_stability_it_could_weigh():
+    assert problems(loss={"name": "natural", "stability_weight": 0.01}) == [
+        "space.loss.natural.stability_weight: unknown key; known: name"
+    ]
+
+
+NO_SCALES = (
+    "space: topology.method: slimming prunes by the scales of batch normalisation, but "
+    "model.batch_norm is false: set it to true, or use another method with granularity: unit"
+)
+
+
+def test_slimming_needs_scales():
+    slimming = {"method": "slimming"}
+    assert problems(topology=slimming) == [NO_SCALES]
+    choice = {"choice": [{"method": "rigl"}, slimming]}
+    model = {"family": "cnn", "batch_norm": {"choice": [True, False]}}
+    assert problems(topology=choice, model=model) == [
+        f"{NO_SCALES}; happens with topology.method = slimming and model.cnn.batch_norm = False"
+    ]
+    for allowed in ({"family": "resnet"}, {"family": "cnn7"}, {"python": "nets:make"}):
+        space_of(topology=slimming, model=allowed)
+
+
+@pytest.mark.parametrize(
+    ("model", "num_layers"),
+    [
+        ({"family": "mlp", "widths": [8]}, 2),
+        ({"family": "mlp", "widths": [8, 8, 8]}, 4),
+        ({"family": "cnn"}, 4),
+        ({"family": "cnn", "channels": [4], "hidden": []}, 2),
+        ({"family": "cnn7"}, 7),
+        ({"family": "resnet", "blocks": [1]}, 5),  # stem, two and a shortcut, out
+        ({"family": "resnet", "blocks": [1, 1]}, 8),
+        ({"family": "resnet", "blocks": [2, 3]}, 14),
+    ],
+)
+def test_there_is_a_ratio_for_each_layer_with_weights(model, num_layers):
+    assert space_of(model=model).decode({}).model.num_weight_layers == num_layers
+    ratios = [1.0] * num_layers
+    space_of(topology={**SEARCHED, "layer_ratios": ratios}, model=model)
+    assert problems(topology={**SEARCHED, "layer_ratios": [*ratios, RATIO]}, model=model) == [
+        f"space: topology.layer_ratios has {num_layers + 1} values, but the network of "
+        f"model.family: {model['family']} has {num_layers} layers with weights: give one value for "
+        "each, from the first to the last"
+    ]
+
+
+def test_the_layers_of_the_users_own_network_are_not_known_yet():
+    space_of(topology={**SEARCHED, "layer_ratios": [1.0] * 9}, model={"python": "nets:make"})
+
+
+def test_a_searched_depth_must_fit_the_ratios():
+    widths = {"choice": [[8, 8], [8]]}
+    searched = {**SEARCHED, "layer_ratios": [RATIO, RATIO, RATIO]}
+    assert problems(topology=searched, model={"family": "mlp", "widths": widths}) == [
+        "space: topology.layer_ratios has 3 values, but the network of model.family: mlp has 2 "
+        "layers with weights: give one value for each, from the first to the last; happens with "
+        "model.mlp.widths = [8]"
+    ]
