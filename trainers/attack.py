@@ -50,6 +50,11 @@ def pgd(
     return best, found_B
 
 
+def attacked(model: nn.Module, x: Tensor, y_B: Tensor, radius: float, steps: int) -> Tensor:
+    """Where one climb of `pgd` from x itself ends, for training; uses no randomness."""
+    return pgd(model, x, y_B, radius, steps=steps, restarts=1, generator=torch.Generator())[0]
+
+
 def margins(logits_BK: Tensor, y_B: Tensor) -> Tensor:
     """Logit of the best wrong class minus that of y, for each example."""
     wrong = logits_BK.scatter(1, y_B[:, None], -math.inf).amax(1)

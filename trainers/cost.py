@@ -88,6 +88,10 @@ class TrainingCost:
         self.positions = layer_positions(model, input_shape)
         self.dense_flops = flops(dense_counts(model), self.positions)
 
+    def forward(self, counts: Mapping[str, int]) -> int:
+        """Operations of one forward pass of one example."""
+        return flops(counts, self.positions)
+
     def step(
         self,
         counts: Mapping[str, int],
@@ -103,7 +107,7 @@ class TrainingCost:
         et al. 2020, appendix H: 2 f_S + f_D). `passes` is 1 for a natural loss, 3 with interval
         bounds, which carry a centre and a radius. Raises KeyError for a weight it does not know.
         """
-        sparse = flops(counts, self.positions)
+        sparse = self.forward(counts)
         weight_gradient = self.dense_flops if dense_gradient else sparse
         return batch_size * passes * (2 * sparse + weight_gradient)
 

@@ -9,24 +9,33 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spaces.training import OptimizerConfig
 from spaces.trial import TrialConfig
+from trainers.attack import attacked
 from trainers.cost import TrainingCost
 from trainers.data import Data, Split, augment
 from trainers.device import generator, set_threads
 from trainers.errors import TrainingDiverged
 from trainers.evaluate import Evaluation, evaluate, evaluate_by_intervals, model_cost
-from trainers.losses import LossTerms, build_loss
+from trainers.gather import SignalGatherer
+from trainers.losses import LossTerms, build_loss, natural_terms
 from trainers.models import build_model, initialize, prunable_weights
+from trainers.operations import Operations
+from trainers.optimizer import build_optimizer
 from trainers.schedules import EpsilonSchedule, LearningRate
 from trainers.sparsifier import Sparsifier
-from trainers.topology import Signals, build_topology
+from trainers.topology import Layout, Signals, build_topology
+from trainers.twin import DenseTwin
+from trainers.units import UnitState
+from trainers.wiring import Wiring
 
 Report = Callable[[dict[str, float]], bool | None]
+_NO_SIGNALS: frozenset[str] = frozenset()
 
 
 class Training:
@@ -42,8 +51,9 @@ class Training:
     ) -> None:
         self.config, self.data = config, data
         self.step = self.epoch = 0
-        self.training_flops = 0.0
         self.evaluation: Evaluation | None = None
+        self.twin: DenseTwin | None = None
+        self.best_accuracy, self.stall, self.longest_stall = -1.0, 0, 0
         self.device = data.train.x.device
         set_threads(config.compute.threads)
         self.batch_size = min(config.batch_size, len(data.train.y))
@@ -63,19 +73,32 @@ class Training:
         self.loss = build_loss(config.loss, self.model, data.train.x[:2], config.compute)
         self.weights = prunable_weights(self.model)
         self.optimizer = build_optimizer(config.optimizer, self.model)
+        self.wiring = Wiring.of(self.model)
         shapes = {name: weight.shape for name, weight in self.weights.items()}
-        self.topology = build_topology(config.topology, shapes, total_steps)
+        layout = Layout(shapes, self.wiring.groups)
+        self.topology = build_topology(config.topology, layout, total_steps)
         self.sparsifier = Sparsifier(
-            self.weights, self.optimizer, self.topology, generator(config.seed, "topology")
+            self.weights,
+            self.optimizer,
+            self.topology,
+            generator(config.seed, "topology"),
+            UnitState(self.wiring.groups, self.weights, dict(self.model.named_parameters())),
         )
+        cost = TrainingCost(self.model, data.input_shape)
+        self.operations = Operations(cost, self.loss, self.epsilon, self.sparsifier)
+        self.signals = SignalGatherer(self.loss, self.weights, self.wiring)
         self._start_masks(masks, fresh=weights is None)
         self.initial_weights = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-        self.cost = TrainingCost(self.model, data.input_shape)
 
     @property
     def masks(self) -> dict[str, Tensor]:
         """Which weights are kept, by parameter name."""
         return self.sparsifier.masks
+
+    @property
+    def training_flops(self) -> float:
+        """Operations spent so far."""
+        return self.operations.total
 
     @property
     def finished(self) -> bool:
@@ -94,16 +117,19 @@ class Training:
             total += self.train_step(x_BCHW, y_B).total.detach()
         train_loss = float(total) / self.steps_per_epoch
         self._check_finite(train_loss)
+        self.sparsifier.settle()
         self.epoch += 1
+        measured = evaluate_by_intervals(
+            self.loss.interval, self.data.validation, self.config.evaluation
+        )
+        self._note_accuracy(measured["natural_accuracy"])
         return {
             "epoch": float(self.epoch),
             "train_loss": train_loss,
             "train_epsilon": self.epsilon(self.step),
             "training_flops": self.training_flops,
-            **evaluate_by_intervals(
-                self.loss.interval, self.data.validation, self.config.evaluation
-            ),
-            **model_cost(self.model, self.data.input_shape),
+            **measured,
+            **model_cost(self.model, self.data.input_shape, self.wiring),
             "duration_s": time.perf_counter() - started,
         }
 
@@ -112,26 +138,59 @@ class Training:
         self.step += 1
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step)
-        epsilon, progress = self.epsilon(self.step), self.epsilon.progress(self.step)
-        terms = self.loss(x_BCHW, y_B, epsilon, progress)
-        kept = self.sparsifier.counts  # before an update, which comes after both passes
         updates_masks = self.topology.is_update_step(self.step)
-        certified = self._certified_gradients(terms) if updates_masks else None
+        names = self.topology.inputs if updates_masks else _NO_SIGNALS
+        self.sparsifier.before_step(self.step)
+        terms = self._terms(x_BCHW, y_B)
+        self.operations.count_step(self.step, len(y_B), names)
+        signals = self.signals.before_backward(names, terms)
         self.optimizer.zero_grad(set_to_none=True)
-        (terms.total + self._l1_penalty()).backward()
+        terms.total.backward()
         if updates_masks:
             # Elsewhere the epoch's sum of losses is looked at, which makes no device wait.
             gradients = [p.grad for p in self.weights.values() if p.grad is not None]
             self._check_finite(float(nn.utils.get_total_norm(gradients)))
-            self.sparsifier.update(self.step, self._signals(certified))
+            signals |= self.signals.after_backward(names, x_BCHW, y_B, self.epsilon(self.step))
+            self._update_masks(signals)
         else:
-            self.sparsifier.mask_gradients()
+            self.sparsifier.mask_gradients(self.step)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
             self.optimizer.step()
-            self.sparsifier.after_step()
-        passes = self.loss.passes(epsilon, progress)
-        self.training_flops += self.cost.step(kept, len(y_B), passes, dense_gradient=updates_masks)
+            self.sparsifier.after_step(self.step)
         return terms
+
+    def _terms(self, x_BCHW: Tensor, y_B: Tensor) -> LossTerms:
+        """The loss of a batch, with what regularisers and the topology method add to it."""
+        epsilon, phase = self.epsilon(self.step), self.topology.phase(self.step)
+        if phase.attack_steps:
+            x_BCHW = attacked(self.model, x_BCHW, y_B, epsilon, phase.attack_steps)
+            terms = natural_terms(self.loss.logits(x_BCHW), y_B)
+        else:
+            terms = self.loss(x_BCHW, y_B, epsilon, self.epsilon.progress(self.step))
+        total = terms.total + self._l1_penalty()
+        gains = self.signals.gains() if "gains" in self.topology.inputs else None
+        live = Signals(self.weights, gains=gains, variables=self.sparsifier.variables)
+        penalty = self.topology.penalty(self.step, live)
+        if penalty is not None:
+            total = total + penalty
+        if phase.distillation:
+            assert self.twin is not None, "distillation before there is a twin"
+            total = total + phase.distillation * self.twin.distance(terms.logits_BK, x_BCHW)
+        return replace(terms, total=total)
+
+    def _update_masks(self, signals: dict[str, Any]) -> None:
+        if self.topology.phase(self.step).keeps_twin:
+            self.twin = DenseTwin(self.model)
+        self.sparsifier.update(
+            self.step,
+            Signals(
+                self.sparsifier.kept_weights(),
+                momenta=self.sparsifier.momenta or None,
+                longest_stall=self.longest_stall,
+                variables=self.sparsifier.variables,
+                **signals,
+            ),
+        )
 
     def final_metrics(self) -> dict[str, float]:
         """Measure by the whole cascade on the validation split; the test split is not touched."""
@@ -142,7 +201,11 @@ class Training:
             split_name="validation",
             seed=self.config.seed,
         )
-        return {"training_flops": self.training_flops, **self.evaluation.metrics}
+        return {
+            "training_flops": self.training_flops,
+            **self.evaluation.metrics,
+            **self._twin_metrics(),
+        }
 
     def state_dict(self) -> dict[str, object]:
         """All that is needed to go on from here and end where an uninterrupted run ends."""
@@ -153,7 +216,9 @@ class Training:
             "initial_weights": self.initial_weights,
             "step": self.step,
             "epoch": self.epoch,
-            "training_flops": self.training_flops,
+            "operations": self.operations.total,
+            "stalls": (self.best_accuracy, self.stall, self.longest_stall),
+            "twin": None if self.twin is None else self.twin.weights,
         }
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
@@ -163,7 +228,10 @@ class Training:
         self.sparsifier.load_state_dict(state["sparsifier"])  # type: ignore[arg-type]
         self.initial_weights = dict(state["initial_weights"])  # type: ignore[call-overload]
         self.step, self.epoch = int(state["step"]), int(state["epoch"])  # type: ignore[call-overload]
-        self.training_flops = float(state["training_flops"])  # type: ignore[arg-type]
+        self.operations.total = float(state["operations"])  # type: ignore[arg-type]
+        self.best_accuracy, self.stall, self.longest_stall = state["stalls"]  # type: ignore[misc]
+        if state["twin"] is not None:
+            self.twin = DenseTwin(self.model, state["twin"])  # type: ignore[arg-type]
 
     def _initialize(self, masks: Mapping[str, Tensor] | None = None) -> None:
         # The same stream each time: the masked weights are the dense ones, rescaled to fan-in.
@@ -176,36 +244,34 @@ class Training:
             self.sparsifier.start(self._initial_signals())
         if fresh:
             self._initialize(self.masks)
-            self.sparsifier.after_step()
+            self.sparsifier.prune_again()
 
     def _initial_signals(self) -> Signals:
         """What the topology method asks for at initialisation, on one batch at the full radius."""
-        if self.topology.init_inputs <= {"weights"}:
-            return Signals(weights=_detached(self.weights))
+        names = self.topology.init_inputs
+        if names <= {"weights"}:
+            return Signals({name: weight.detach() for name, weight in self.weights.items()})
         x_BCHW, y_B = next(self._batches())
         self.model.train()
-        terms = self.loss(x_BCHW, y_B, self.epsilon.target, 1.0)
-        certified = None
-        if "certified_gradients" in self.topology.init_inputs:
-            certified = self._gradients(terms.certified)
-        gradients = self._gradients(terms.natural)
-        return Signals(_detached(self.weights), gradients, certified)
+        self.operations.count_start(len(y_B))
+        return self.signals.initial(names, x_BCHW, y_B, self.epsilon.target)
 
-    def _certified_gradients(self, terms: LossTerms) -> dict[str, Tensor] | None:
-        if "certified_gradients" not in self.topology.inputs:
-            return None
-        return self._gradients(terms.certified)
+    def _note_accuracy(self, accuracy: float) -> None:
+        self.stall = 0 if accuracy > self.best_accuracy else self.stall + 1
+        self.best_accuracy = max(accuracy, self.best_accuracy)
+        self.longest_stall = max(self.stall, self.longest_stall)
 
-    def _gradients(self, loss: Tensor) -> dict[str, Tensor]:
-        gradients = torch.autograd.grad(loss, list(self.weights.values()), retain_graph=True)
-        return dict(zip(self.weights, gradients, strict=True))
-
-    def _signals(self, certified: dict[str, Tensor] | None) -> Signals:
-        gradients = {}
-        for name, weight in self.weights.items():
-            assert weight.grad is not None, f"{name} took no part in the loss"
-            gradients[name] = weight.grad
-        return Signals(_detached(self.weights), gradients, certified)
+    def _twin_metrics(self) -> dict[str, float]:
+        """Accuracies of the dense twin, where there is one, measured like the network's own."""
+        if self.twin is None:
+            return {}
+        config, seed = self.config.evaluation, self.config.seed
+        config = config.model_copy(update={"radii": ()})
+        twin = evaluate(
+            self.twin.model, self.data.validation, config, split_name="validation", seed=seed
+        )
+        names = ("natural_accuracy", "verified_accuracy")
+        return {f"dense_twin_{name}": twin.metrics[name] for name in names}
 
     def _check_finite(self, loss_or_gradient: float) -> None:
         if not math.isfinite(loss_or_gradient):
@@ -259,21 +325,3 @@ def train(
         if report is not None and report(metrics) is False:
             break
     return training
-
-
-def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer that `config` names; weight decay acts on weights, not on biases or norms."""
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
-    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "radam": torch.optim.RAdam}
-    return kinds[config.name](groups, lr=config.lr)
-
-
-def _detached(weights: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    return {name: weight.detach() for name, weight in weights.items()}

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainers.errors import TopologyError
-from trainers.topology.distributions import layer_counts, weight_budget
+from trainers.topology.distributions import fill, layer_counts, spread, weight_budget
 
 
 def shapes(*sides: tuple[int, ...]) -> dict[str, torch.Size]:
@@ -24,12 +24,12 @@ def test_uniform_is_the_same_density_everywhere() -> None:
     assert counts(0.1, "uniform", (20, 10), (10, 10), (5, 10)) == [20, 10, 5]
 
 
-def test_uniform_rounds_by_largest_remainder() -> None:
+def test_uniform_rounds_to_the_nearest() -> None:
     # 0.3 * (7 + 7 + 9) = 6.9, so 7 weights: shares 2.1, 2.1, 2.7 -> 2, 2, 3.
     assert counts(0.3, "uniform", (7, 1), (7, 1), (9, 1)) == [2, 2, 3]
 
 
-def test_equal_remainders_favour_the_earlier_layer() -> None:
+def test_equal_shares_favour_the_earlier_layer() -> None:
     # round(0.5 * 9) = 4: shares 1.5, 1.5, 1.5 and one weight is left over.
     assert counts(0.5, "uniform", (3, 1), (3, 1), (3, 1)) == [2, 1, 1]
 
@@ -114,3 +114,86 @@ def test_erk_ratios_hold_between_layers_that_are_not_full(
     ]
     # Every free layer's count is within one of e * (n_in + n_out), with one e for all.
     assert not e or max(e[1::2]) <= min(e[0::2]) + 1e-9
+
+
+def searched(density: float, ratios: tuple[float, ...], *sides: tuple[int, ...]) -> list[int]:
+    return list(layer_counts(density, "searched", shapes(*sides), ratios).values())
+
+
+def test_searched_densities_are_in_the_given_proportions() -> None:
+    # 0.2 * 400 = 80 = e * (3 * 100 + 1 * 100 + 2 * 200) -> e = 0.1: densities 0.3, 0.1, 0.2.
+    assert searched(0.2, (3.0, 1.0, 2.0), (10, 10), (10, 10), (10, 20)) == [30, 10, 40]
+    # Only proportions count.
+    assert searched(0.2, (0.3, 0.1, 0.2), (10, 10), (10, 10), (10, 20)) == [30, 10, 40]
+
+
+def test_a_layer_that_would_be_more_than_full_leaves_the_rest_to_the_others() -> None:
+    # 150 = e * (4 * 100 + 1 * 100) would give the first 120: it is full, and 50 are left.
+    assert searched(0.75, (4.0, 1.0), (10, 10), (10, 10)) == [100, 50]
+
+
+def test_searched_needs_a_ratio_for_each_layer() -> None:
+    with pytest.raises(TopologyError, match=r"layer_ratios has 1 .* 2 layers.*layer0, layer1"):
+        searched(0.5, (1.0,), (2, 2), (2, 2))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(sides, st.floats(1e-6, 1e6)), min_size=1, max_size=8),
+       st.floats(0.0, 1.0), st.data())  # fmt: skip
+def test_searched_counts_are_exact_to_the_weight(
+    layers: list[tuple[tuple[int, ...], float]], share: float, data: st.DataObject
+) -> None:
+    limits = {str(i): math.prod(side) for i, (side, _) in enumerate(layers)}
+    shares = {str(i): ratio * math.prod(side) for i, (side, ratio) in enumerate(layers)}
+    budget = round(len(layers) + share * (sum(limits.values()) - len(layers)))
+    counts = spread(budget, shares, limits)
+    assert sum(counts.values()) == budget
+    assert all(1 <= counts[name] <= limit for name, limit in limits.items())
+    # Nobody is more than a rounding away from its share of one common e.
+    low = [(counts[n] - 0.5) / shares[n] for n in limits if counts[n] > 1]
+    high = [(counts[n] + 0.5) / shares[n] for n in limits if counts[n] < limits[n]]
+    assert not low or not high or max(low) <= min(high) * (1 + 1e-9)
+    # A smaller budget gives no layer more: what gradual pruning has cut does not come back.
+    smaller = spread(data.draw(st.integers(len(layers), budget)), shares, limits)
+    assert all(smaller[name] <= counts[name] for name in limits)
+
+
+def test_largest_remainders_would_give_more_for_less() -> None:
+    # The Alabama paradox: shares of 10 are 4.29, 4.29, 1.43, of 11 they are 4.71, 4.71, 1.57.
+    # Largest remainders give the third layer 2 of 10 weights, but 1 of 11.
+    sizes = {"a": 6, "b": 6, "c": 2}
+    assert spread(10, sizes, sizes) == {"a": 5, "b": 4, "c": 1}
+    assert spread(11, sizes, sizes) == {"a": 5, "b": 5, "c": 1}
+
+
+def units_of(counts: dict[str, int]) -> int:
+    return 2 * counts["a"] + counts["a"] * counts["b"]
+
+
+def test_items_are_bought_together_and_the_rest_goes_to_what_fits() -> None:
+    shares, limits = {"a": 4.0, "b": 4.0}, {"a": 4, "b": 4}
+    # e * 4: two each cost 4 + 4; a third a would be 6 + 6, a third b 4 + 6.
+    assert spread(10, shares, limits, units_of) == {"a": 2, "b": 2}
+    assert spread(11, shares, limits, units_of) == {"a": 2, "b": 2}
+    assert spread(12, shares, limits, units_of) == {"a": 3, "b": 2}
+
+    def worth(kind: str, count: int) -> float:
+        return -(count + 0.5) / shares[kind]
+
+    found = fill({"a": 2, "b": 2}, limits, 11, units_of, worth)
+    assert found == {"a": 2, "b": 3}
+    assert fill({"a": 2, "b": 2}, {"a": 4, "b": 2}, 11, units_of, worth) == {"a": 2, "b": 2}
+    # Both fit: what is worth more comes first, and then nothing else fits.
+    assert fill({"a": 2, "b": 2}, limits, 12, units_of, lambda kind, count: kind == "a") == {
+        "a": 3, "b": 2,
+    }  # fmt: skip
+    assert fill({"a": 2, "b": 2}, limits, 12, units_of, lambda kind, count: kind == "b") == {
+        "a": 2, "b": 4,
+    }  # fmt: skip
+
+
+def test_more_than_a_pattern_admits_is_refused_with_what_is_possible() -> None:
+    message = r"0.5 keeps 50 of 100 weights, but topology.granularity admits 40 .*0.4 or less"
+    with pytest.raises(TopologyError, match=message):
+        weight_budget(0.5, shapes((10, 10)), largest=40)
+    assert weight_budget(0.4, shapes((10, 10)), largest=40) == 40

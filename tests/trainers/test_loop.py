@@ -87,15 +87,52 @@ def test_the_same_seed_gives_the_same_network_and_another_seed_another(data: Dat
     assert not same(first.model.state_dict(), other.model.state_dict())
 
 
-@pytest.mark.parametrize("loss", ["natural", "ibp"])
-@pytest.mark.parametrize("method", ["dense", "static", "snip", "set", "rigl"])
+METHODS: dict[str, dict[str, object]] = {
+    "dense": {"method": "dense"},
+    "static": {"method": "static"},
+    "snip": {"method": "snip", "saliency": "certified"},
+    "grasp": {"method": "grasp"},
+    "synflow": {"method": "synflow", "rounds": 5},
+    "set": {"method": "set", "update_every": 2, "drop": "sensitivity"},
+    "rigl": {"method": "rigl", "update_every": 2, "granularity": "unit"},
+    "sparsevlr": {"method": "sparsevlr", "update_every": 2},
+    "ctre": {"method": "ctre", "update_every": 2, "patience": 1},
+    "gmp": {"method": "gmp", "update_every": 2, "drop": "momentum"},
+    "stability": {"method": "stability", "update_every": 2},
+    "gap": {"method": "gap", "update_every": 2, "granularity": "2:4"},
+    "acdc": {"method": "acdc", "cycles": 2},
+    "deadwooding": {"method": "deadwooding", "cut": 0.3},
+    "gibbs": {"method": "gibbs"},
+    "slimming": {"method": "slimming", "penalty": 0.01},
+    "hard_concrete": {"method": "hard_concrete"},
+    "jackpots": {"method": "jackpots", "search_start": 0.3},
+}
+"""Each changes masks, or is in a relaxed phase, on either side of the first of two epochs."""
+
+
+def sparse(method: str, loss: str = "ibp", **changes: object) -> TrialConfig:
+    """Two epochs of six steps with a method at density 0.3."""
+    topology = {"density": 0.3, **METHODS[method]}
+    if method == "dense":
+        del topology["density"]
+    model = {"family": "mlp", "widths": [16, 12], "batch_norm": True}
+    return config(
+        topology=topology, model=model, loss={"name": loss}, epochs=2, batch_size=180, **changes
+    )
+
+
+NEEDS_A_CERTIFIED_LOSS = ("snip", "sparsevlr")
+
+
+@pytest.mark.parametrize(
+    ("method", "loss"),
+    [(m, "ibp") for m in METHODS]
+    + [(m, "natural") for m in METHODS if m not in NEEDS_A_CERTIFIED_LOSS],
+)
 def test_resuming_after_an_epoch_equals_an_uninterrupted_run(
     data: Data, method: str, loss: str
 ) -> None:
-    topology = {"method": method} | ({} if method == "dense" else {"density": 0.2})
-    if method in ("set", "rigl"):
-        topology["update_every"] = 4
-    trial = config(topology=topology, loss={"name": loss}, epochs=2)
+    trial = sparse(method, loss)
     whole = train(trial, data)
     part = build(trial, data)
     part.run_epoch()
@@ -109,6 +146,59 @@ def test_resuming_after_an_epoch_equals_an_uninterrupted_run(
     assert same(whole.masks, resumed.masks)
     assert same(whole.initial_weights, resumed.initial_weights)
     assert whole.training_flops == resumed.training_flops
+    assert (whole.twin is None) == (resumed.twin is None)
+    if whole.twin is not None and resumed.twin is not None:
+        assert same(whole.twin.weights, resumed.twin.weights)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_ends_with_its_density_and_zeros_elsewhere(data: Data, method: str) -> None:
+    training = train(sparse(method), data)
+    total = sum(weight.numel() for weight in training.weights.values())
+    kept = sum(int(mask.sum()) for mask in training.masks.values())
+    density = 1.0 if method == "dense" else 0.3
+    assert round(density * total) - training.topology.grain < kept <= round(density * total)
+    assert training.topology.grain == 1 or method in ("rigl", "slimming")
+    for name, weight in training.weights.items():
+        assert not weight.detach()[~training.masks[name]].any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_under_crown_ibp(data: Data, method: str) -> None:
+    final = train(sparse(method, "crown_ibp"), data).final_metrics()
+    assert 0.0 <= final["verified_accuracy"] <= final["natural_accuracy"] <= 1.0
+
+
+@pytest.mark.parametrize("method", ["acdc", "deadwooding"])
+def test_the_dense_twin_is_the_network_before_the_last_cut(data: Data, method: str) -> None:
+    training = train(sparse(method), data)
+    assert training.twin is not None
+    for name, mask in training.masks.items():
+        # Weights that were pruned for a while restart at zero, but all have trained since.
+        assert training.twin.weights[name].all() and not mask.all()
+    final = training.final_metrics()
+    assert 0.0 <= final["dense_twin_verified_accuracy"] <= final["dense_twin_natural_accuracy"]
+
+
+def test_without_a_twin_there_are_no_metrics_of_one(data: Data) -> None:
+    assert not any("twin" in name for name in train(sparse("gmp"), data).final_metrics())
+
+
+def test_the_twin_teaches_only_where_it_is_asked_to(data: Data) -> None:
+    def weights(distillation: float) -> dict[str, torch.Tensor]:
+        topology = {**METHODS["deadwooding"], "density": 0.3, "distillation": distillation}
+        trial = sparse("deadwooding").model_dump() | {"topology": topology}
+        return train(TrialConfig.model_validate(trial), data).model.state_dict()
+
+    assert same(weights(0.0), weights(0.0)) and not same(weights(0.0), weights(1.0))
+
+
+def test_a_stall_is_the_longest_run_of_epochs_without_a_better_accuracy(data: Data) -> None:
+    training = build(sparse("ctre"), data)
+    for accuracy in (0.5, 0.4, 0.5, 0.6, 0.6):
+        training._note_accuracy(accuracy)
+    assert (training.longest_stall, training.stall) == (2, 1)
 
 
 def test_training_stops_when_the_report_says_so(data: Data) -> None:

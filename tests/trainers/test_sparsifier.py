@@ -11,7 +11,7 @@ from spaces.topology import DenseConfig, RigLConfig, StaticConfig
 from trainers.errors import TopologyError
 from trainers.sparsifier import Sparsifier
 from trainers.topology import build_topology
-from trainers.topology.base import FixedTopology, Signals
+from trainers.topology.base import FixedTopology, Phase, Signals
 
 
 class Scripted(FixedTopology):
@@ -57,10 +57,11 @@ def signals(weight: Tensor) -> Signals:
 
 
 def step(weight: nn.Parameter, optimizer: torch.optim.Optimizer, sparsifier: Sparsifier) -> None:
+    sparsifier.before_step(1)
     weight.grad = torch.tensor([[0.5, -0.5, 2.0, 1.0]])
-    sparsifier.mask_gradients()
+    sparsifier.mask_gradients(1)
     optimizer.step()
-    sparsifier.after_step()
+    sparsifier.after_step(1)
 
 
 def moments(weight: nn.Parameter, optimizer: torch.optim.Optimizer) -> list[Tensor]:
@@ -88,7 +89,7 @@ def test_gradients_are_masked_so_that_clipping_ignores_pruned_weights() -> None:
     weight, _, sparsifier = setup()
     sparsifier.start(signals(weight))
     weight.grad = torch.tensor([[3.0, 4.0, 100.0, 100.0]])
-    sparsifier.mask_gradients()
+    sparsifier.mask_gradients(1)
     assert weight.grad.tolist() == [[3.0, 4.0, 0.0, 0.0]]
     assert float(nn.utils.clip_grad_norm_([weight], 10.0)) == 5.0
 
@@ -96,7 +97,7 @@ def test_gradients_are_masked_so_that_clipping_ignores_pruned_weights() -> None:
 def test_a_weight_without_gradient_is_left_alone() -> None:
     weight, _, sparsifier = setup()
     sparsifier.start(signals(weight))
-    sparsifier.mask_gradients()
+    sparsifier.mask_gradients(1)
     assert weight.grad is None
 
 
@@ -186,7 +187,7 @@ def test_state_dict_restores_masks_counts_and_generator() -> None:
     assert torch.equal(other.masks["w"], sparsifier.masks["w"]) and other.counts == {"w": 2}
     assert torch.equal(torch.rand(3, generator=other.generator), expected)
     other.weights["w"].data.fill_(1.0)
-    other.after_step()
+    other.prune_again()
     assert other.weights["w"].tolist() == [[1.0, 1.0, 0.0, 0.0]]
 
 
@@ -240,5 +241,91 @@ def test_a_dense_network_costs_nothing() -> None:
     sparsifier = Sparsifier({"w": weight}, torch.optim.Adam([weight]), method, torch.Generator())
     sparsifier.start(signals(weight))
     version = weight._version
-    sparsifier.after_step()
+    sparsifier.prune_again()
     assert weight._version == version, "no multiplication by ones"
+
+
+class Forgetful(Scripted):
+    """Forgets the optimizer's state when the masks change."""
+
+    def phase(self, step: int) -> Phase:
+        return Phase(resets_optimizer=step == 5)
+
+
+def test_an_update_may_make_the_optimizer_forget_everything_step_counts_included() -> None:
+    weight, bias = nn.Parameter(torch.ones(1, 4)), nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.Adam([weight, bias], lr=0.1)
+    method = Forgetful([1, 1, 0, 0], [1, 1, 1, 1])
+    sparsifier = Sparsifier({"w": weight}, optimizer, method, torch.Generator())
+    sparsifier.start(signals(weight))
+    for _ in range(3):
+        weight.grad, bias.grad = torch.ones(1, 4), torch.ones(1)
+        sparsifier.mask_gradients(1)
+        optimizer.step()
+    sparsifier.update(5, signals(weight))
+    assert not optimizer.state
+    before = weight.detach().clone()
+    weight.grad, bias.grad = torch.full((1, 4), 1e-3), torch.ones(1)
+    optimizer.step()
+    # The first step of Adam is lr long, however small the gradient: nothing is left of the old.
+    torch.testing.assert_close(before - weight, torch.full((1, 4), 0.1), rtol=1e-4, atol=0.0)
+
+
+class Growing(Scripted):
+    """Grows by momentum."""
+
+    inputs = frozenset({"weights", "momenta"})
+
+
+def test_momenta_are_an_exponential_mean_of_dense_gradients_updates_included() -> None:
+    weight = nn.Parameter(torch.ones(1, 4))
+    sparsifier = Sparsifier(
+        {"w": weight}, torch.optim.SGD([weight], lr=0.1), Growing([1, 1, 0, 0], [1, 0, 1, 0]),
+        torch.Generator(),
+    )  # fmt: skip
+    sparsifier.start(signals(weight))
+    weight.grad = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    sparsifier.mask_gradients(1)
+    torch.testing.assert_close(sparsifier.momenta["w"], torch.tensor([[0.1, 0.2, 0.3, 0.4]]))
+    weight.grad = torch.tensor([[0.0, 0.0, 1.0, 0.0]])
+    sparsifier.update(5, signals(weight))
+    torch.testing.assert_close(sparsifier.momenta["w"], torch.tensor([[0.09, 0.18, 0.37, 0.36]]))
+
+
+class Priced(Scripted):
+    """Trains a price of its own, whose penalty is 2 * price, also at the update."""
+
+    def init_variables(self, weights: Any) -> dict[str, Tensor]:
+        return {"price": torch.tensor(1.0)}
+
+    def build_optimizer(self, variables: list[Tensor]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(variables, lr=7.0)
+
+    def variable_lr(self, step: int) -> float | None:
+        return 0.5 if step == 1 else None
+
+    def penalty(self, step: int, signals: Signals) -> Tensor:
+        return 2.0 * signals["variables"]["price"]
+
+
+def test_variables_are_trained_beside_the_weights_but_not_by_an_update() -> None:
+    weight = nn.Parameter(torch.ones(1, 4))
+    method = Priced([1, 1, 0, 0], [1, 0, 1, 0])
+    sparsifier = Sparsifier(
+        {"w": weight}, torch.optim.SGD([weight], lr=0.1), method, torch.Generator()
+    )
+    sparsifier.start(signals(weight))
+    prices = []
+    for number in (1, 5, 6):
+        sparsifier.before_step(number)
+        live = Signals(sparsifier.weights, variables=sparsifier.variables)
+        (weight.sum() + method.penalty(number, live)).backward()
+        if method.is_update_step(number):
+            sparsifier.update(number, signals(weight))
+        else:
+            sparsifier.mask_gradients(number)
+            sparsifier.after_step(number)
+        prices.append(sparsifier.variables["price"].item())
+    # 1 - 0.5 * 2 = 0 at the first step's rate, which stays; nothing at the update, whose gradient
+    # does not linger: 0 - 0.5 * 2.
+    assert prices == [0.0, 0.0, -1.0]

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from spaces.topology import DenseConfig, RigLConfig, SetConfig, SnipConfig, StaticConfig
+from spaces.topology import (
+    DenseConfig,
+    RigLConfig,
+    SetConfig,
+    SlimmingConfig,
+    SnipConfig,
+    StaticConfig,
+)
 from trainers.errors import TopologyError
 from trainers.topology import METHODS, build_topology
 from trainers.topology.base import Signals
@@ -178,7 +185,7 @@ def test_snip_with_the_certified_loss_keeps_one_weight_in_the_weak_layer() -> No
     assert method.init_inputs == {"weights", "certified_gradients"}
 
 
-@pytest.mark.parametrize("kind", [k for k in METHODS if k is not DenseConfig])
+@pytest.mark.parametrize("kind", [k for k in METHODS if k not in (DenseConfig, SlimmingConfig)])
 def test_an_impossible_density_is_refused(kind: type) -> None:
     with pytest.raises(TopologyError, match="smallest possible density here is 0.333334"):
         build_topology(kind(density=0.1), SNIP_SHAPES, 10)

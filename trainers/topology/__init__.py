@@ -5,31 +5,50 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from spaces import topology as configs
 from spaces.base import Config
-from spaces.topology import (
-    DenseConfig,
-    RigLConfig,
-    SetConfig,
-    SnipConfig,
-    StaticConfig,
-    TopologyConfig,
-)
+from spaces.topology import TopologyConfig
 from trainers.errors import TopologyError
-from trainers.topology.base import Shapes, Signals, TopologyMethod
+from trainers.topology.base import Phase, Shapes, Signals, TopologyMethod
 from trainers.topology.distributions import layer_counts
+from trainers.topology.layout import Layout
 from trainers.topology.masks import Masks, top_k_mask
+from trainers.topology.methods.acdc import Acdc
+from trainers.topology.methods.ctre import Ctre
+from trainers.topology.methods.deadwooding import Deadwooding
 from trainers.topology.methods.dense import Dense
+from trainers.topology.methods.gibbs import Gibbs
+from trainers.topology.methods.gradual import Gradual
+from trainers.topology.methods.grasp import Grasp
+from trainers.topology.methods.hard_concrete import HardConcrete
+from trainers.topology.methods.jackpots import Jackpots
 from trainers.topology.methods.rigl import RigL
 from trainers.topology.methods.set import Set
+from trainers.topology.methods.slimming import Slimming
 from trainers.topology.methods.snip import Snip
+from trainers.topology.methods.sparsevlr import SparseVlr
 from trainers.topology.methods.static import Static
+from trainers.topology.methods.synflow import SynFlow
 
 METHODS: dict[type[Config], Callable[[Any, Shapes, int], TopologyMethod]] = {
-    DenseConfig: Dense,
-    StaticConfig: Static,
-    SnipConfig: Snip,
-    SetConfig: Set,
-    RigLConfig: RigL,
+    configs.DenseConfig: Dense,
+    configs.StaticConfig: Static,
+    configs.SnipConfig: Snip,
+    configs.GraspConfig: Grasp,
+    configs.SynFlowConfig: SynFlow,
+    configs.SetConfig: Set,
+    configs.RigLConfig: RigL,
+    configs.SparseVlrConfig: SparseVlr,
+    configs.CtreConfig: Ctre,
+    configs.GmpConfig: Gradual,
+    configs.StabilityConfig: Gradual,
+    configs.GapConfig: Gradual,
+    configs.AcdcConfig: Acdc,
+    configs.DeadwoodingConfig: Deadwooding,
+    configs.GibbsConfig: Gibbs,
+    configs.SlimmingConfig: Slimming,
+    configs.HardConcreteConfig: HardConcrete,
+    configs.JackpotsConfig: Jackpots,
 }
 """The method that each config class describes."""
 
@@ -37,7 +56,8 @@ METHODS: dict[type[Config], Callable[[Any, Shapes, int], TopologyMethod]] = {
 def build_topology(config: TopologyConfig, shapes: Shapes, total_steps: int) -> TopologyMethod:
     """The method that `config` describes, for weights of these shapes.
 
-    Raises TopologyError when the density is impossible for them.
+    shapes: a `Layout` where whole units are to be pruned; plain shapes do otherwise. Raises
+    TopologyError when the density, or another setting, is impossible for them.
     """
     if type(config) not in METHODS:
         raise TopologyError(
@@ -49,7 +69,9 @@ def build_topology(config: TopologyConfig, shapes: Shapes, total_steps: int) -> 
 
 __all__ = [
     "METHODS",
+    "Layout",
     "Masks",
+    "Phase",
     "Shapes",
     "Signals",
     "TopologyMethod",

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from spaces.sparsity import DropCriterion, GrowCriterion
 from trainers.topology.base import Signals
+from trainers.topology.items import Pattern
 from trainers.topology.masks import random_scores
-from trainers.topology.patterns import Pattern
 
 Score = Callable[[str, Signals, torch.Generator], Tensor]
 """(layer name, signals, generator) -> scores of the layer's shape; larger: more worth having."""

@@ -3,81 +3,134 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 
-import torch
-
-from spaces.topology import Distribution
+from spaces.sparsity import Distribution
 from trainers.errors import TopologyError
 from trainers.topology.base import Shapes
 
 
-def weight_budget(density: float, shapes: Shapes) -> int:
-    """Number of weights that `density` keeps: round(density * total), at least one per layer.
+def weight_budget(
+    density: float, shapes: Shapes, *, smallest: int | None = None, largest: int | None = None
+) -> int:
+    """Number of weights that `density` keeps: round(density * total).
 
-    Raises TopologyError when the budget has fewer weights than there are layers.
+    smallest, largest: what is possible; one per layer, and all, by default. Raises TopologyError
+    when the budget is not between them.
     """
     total = sum(shape.numel() for shape in shapes.values())
     budget = round(density * total)
-    if budget < len(shapes):
+    smallest = len(shapes) if smallest is None else smallest
+    if budget < smallest:
         # Rounded up to six decimals, so that the number in the message works when it is used.
-        smallest = min(1.0, math.ceil(len(shapes) / total * 1e6) / 1e6)
+        possible = min(1.0, math.ceil(smallest / total * 1e6) / 1e6)
         raise TopologyError(
-            f"topology.density: {density:g} keeps {budget} of {total} weights, but each of the "
-            f"{len(shapes)} layers needs at least one: the smallest possible density here is "
-            f"{smallest:g}; raise density or make the model wider"
+            f"topology.density: {density:g} keeps {budget} of {total} weights, but it takes "
+            f"{smallest} to leave something in each of the {len(shapes)} layers: the smallest "
+            f"possible density here is {possible:g}; raise density or make the model wider"
+        )
+    if largest is not None and budget > largest:
+        raise TopologyError(
+            f"topology.density: {density:g} keeps {budget} of {total} weights, but "
+            f"topology.granularity admits {largest} in layers of these shapes: lower density to "
+            f"{math.floor(largest / total * 1e6) / 1e6:g} or less"
         )
     return budget
 
 
-def layer_counts(density: float, distribution: Distribution, shapes: Shapes) -> dict[str, int]:
-    """Number of weights that each layer keeps.
+def layer_counts(
+    density: float,
+    distribution: Distribution,
+    shapes: Shapes,
+    layer_ratios: Sequence[float] = (),
+) -> dict[str, int]:
+    """Number of weights that each layer keeps; the sum is exactly round(density * total).
 
-    The sum is exactly round(density * total); each count is between 1 and the layer's size.
-    uniform: the same density everywhere. erdos_renyi: density proportional to
-    (n_in + n_out) / (n_in * n_out) (Mocanu et al. 2018). erk: to sum(shape) / prod(shape), kernel
-    sides included (Evci et al. 2020, appendix). Layers that would exceed density 1 are made dense
-    and the others share the rest in the same proportions.
     Raises TopologyError when there are fewer weights than layers.
     """
     budget = weight_budget(density, shapes)
-    ratios = {name: _relative_density(distribution, shape) for name, shape in shapes.items()}
     sizes = {name: shape.numel() for name, shape in shapes.items()}
-    return _round_to_budget(_shares(budget, ratios, sizes), sizes, budget)
+    ratios = density_ratios(distribution, shapes, layer_ratios)
+    shares = {name: ratios[name] * size for name, size in sizes.items()}
+    return spread(budget, shares, sizes)
 
 
-def _relative_density(distribution: Distribution, shape: torch.Size) -> float:
+def density_ratios(
+    distribution: Distribution, shapes: Shapes, layer_ratios: Sequence[float] = ()
+) -> dict[str, float]:
+    """The density of each layer, relative to the others.
+
+    uniform: the same. erdos_renyi: (n_in + n_out) / (n_in * n_out) (Mocanu et al. 2018). erk:
+    sum(shape) / prod(shape), kernel sides included (Evci et al. 2020, appendix). searched: as given
+    in `layer_ratios`; TopologyError when there is not one for each layer.
+    """
+    if distribution == "searched":
+        if len(layer_ratios) != len(shapes):
+            raise TopologyError(
+                f"topology.layer_ratios has {len(layer_ratios)} values, but the network has "
+                f"{len(shapes)} layers with weights ({', '.join(shapes)}): give one value for each"
+            )
+        return dict(zip(shapes, layer_ratios, strict=True))
     if distribution == "uniform":
-        return 1.0
-    sides = shape[:2] if distribution == "erdos_renyi" else shape
-    return sum(sides) / math.prod(sides)
+        return dict.fromkeys(shapes, 1.0)
+    sides = {
+        n: shape[:2] if distribution == "erdos_renyi" else shape for n, shape in shapes.items()
+    }
+    return {name: sum(side) / math.prod(side) for name, side in sides.items()}
 
 
-def _shares(budget: int, ratios: dict[str, float], sizes: dict[str, int]) -> dict[str, float]:
-    """Real-valued counts e * ratio * size, with e such that they sum to the budget."""
-    dense: set[str] = set()
-    while True:
-        free = [name for name in sizes if name not in dense]
-        left = budget - sum(sizes[name] for name in dense)
-        e = left / sum(ratios[name] * sizes[name] for name in free) if free else 0.0
-        overfull = {name for name in free if e * ratios[name] > 1.0}
-        if not overfull:
-            return {n: float(sizes[n]) if n in dense else e * ratios[n] * sizes[n] for n in sizes}
-        # Filling one layer leaves more for the others, so no full layer ever becomes free again.
-        dense |= overfull
-
-
-def _round_to_budget(
-    shares: dict[str, float], sizes: dict[str, int], budget: int
+def spread(
+    budget: int,
+    shares: Mapping[str, float],
+    limits: Mapping[str, int],
+    total: Callable[[Mapping[str, int]], int] = lambda counts: sum(counts.values()),
 ) -> dict[str, int]:
-    """Largest remainder within 1 <= count <= size; of equals the earlier layer changes."""
-    counts = {name: min(max(int(share), 1), sizes[name]) for name, share in shares.items()}
+    """How many items of each kind a budget of weights buys, in proportion to `shares`.
 
-    def remainder(name: str) -> float:
-        return shares[name] - counts[name]
+    Each count is e * share, rounded to the nearest within 1 and its limit, with e as large as the
+    budget allows; of kinds that would gain an item at the same e, the earlier ones do. A smaller
+    budget therefore never gives more of any kind (Webster's method; largest remainders would).
+    `total`: the weights that counts keep. Where items are single weights they are `budget`, else
+    fewer by less than the next item has.
+    """
 
-    while (missing := budget - sum(counts.values())) != 0:
-        if missing > 0:
-            counts[max((n for n in sizes if counts[n] < sizes[n]), key=remainder)] += 1
-        else:
-            counts[min((n for n in sizes if counts[n] > 1), key=remainder)] -= 1
-    return counts
+    def counts(e: float) -> dict[str, int]:
+        return {
+            kind: min(max(math.floor(e * share + 0.5), 1), limits[kind])
+            for kind, share in shares.items()
+        }
+
+    low, high = 0.0, max(limits[kind] / share for kind, share in shares.items())
+    if total(counts(high)) <= budget:
+        return counts(high)
+    while low < (middle := (low + high) / 2.0) < high:
+        low, high = (middle, high) if total(counts(middle)) <= budget else (low, middle)
+    found = counts(low)
+    for kind, count in counts(high).items():
+        if total({**found, kind: count}) > budget:
+            break
+        found[kind] = count
+    return found
+
+
+def fill(
+    counts: Mapping[str, int],
+    limits: Mapping[str, int],
+    budget: int,
+    total: Callable[[Mapping[str, int]], int],
+    worth: Callable[[str, int], float],
+) -> dict[str, int]:
+    """Further items for as long as one fits into the budget: the next one of most worth first.
+
+    worth: (kind, how many of it there are already) -> what one more is worth.
+    """
+    found = dict(counts)
+    while True:
+        fitting = [
+            kind
+            for kind, count in found.items()
+            if count < limits[kind] and total({**found, kind: count + 1}) <= budget
+        ]
+        if not fitting:
+            return found
+        found[max(fitting, key=lambda kind: worth(kind, found[kind]))] += 1

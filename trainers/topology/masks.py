@@ -35,20 +35,29 @@ def top_k_mask(scores: Tensor, k: int, allowed: Tensor | None = None) -> Tensor:
     above, tied = scores > threshold, scores == threshold
     if allowed is not None:
         above, tied = above & allowed, tied & allowed
+    num_missing = k - int(above.count_nonzero())
+    if int(tied.count_nonzero()) == num_missing:
+        return above | tied
     rank_among_tied = tied.flatten().cumsum(0).reshape(tied.shape)
-    return above | (tied & (rank_among_tied <= k - above.sum()))
+    return above | (tied & (rank_among_tied <= num_missing))
 
 
-def global_top_k(scores: Mapping[str, Tensor], k: int) -> Masks:
+def global_top_k(
+    scores: Mapping[str, Tensor], k: int, allowed: Mapping[str, Tensor] | None = None
+) -> Masks:
     """Masks of the k largest scores of all layers together, with at least one in each layer.
 
     A layer that would stay empty keeps its best weight, at the expense of the others' weakest.
     """
     assert k >= len(scores), f"k is {k}, but {len(scores)} layers need one weight each"
-    best = {name: top_k_mask(score, 1) for name, score in scores.items()}
+    allowed = allowed or {}
+    best = {name: top_k_mask(score, 1, allowed.get(name)) for name, score in scores.items()}
     joined = torch.cat([score.flatten() for score in scores.values()])
     reserved = torch.cat([mask.flatten() for mask in best.values()])
-    rest = top_k_mask(joined, k - len(scores), allowed=~reserved)
+    free = ~reserved
+    if allowed:
+        free &= torch.cat([allowed[name].flatten() for name in scores])
+    rest = top_k_mask(joined, k - len(scores), allowed=free)
     sizes = [score.numel() for score in scores.values()]
     pieces = torch.split(reserved | rest, sizes)
     return {
@@ -74,6 +83,11 @@ def random_masks(
         name: top_k_mask(random_scores(weight, generator), counts[name])
         for name, weight in weights.items()
     }
+
+
+def full_masks(weights: Mapping[str, Tensor]) -> Masks:
+    """Masks that keep every weight."""
+    return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
 
 
 def count_ones(masks: Mapping[str, Tensor]) -> dict[str, int]:

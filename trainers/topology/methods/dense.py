@@ -6,7 +6,7 @@ import torch
 
 from spaces.topology import DenseConfig
 from trainers.topology.base import FixedTopology, Shapes, Signals
-from trainers.topology.masks import Masks
+from trainers.topology.masks import Masks, full_masks
 
 
 class Dense(FixedTopology):
@@ -17,7 +17,7 @@ class Dense(FixedTopology):
 
     def init_masks(self, signals: Signals, generator: torch.Generator) -> Masks:
         """All ones."""
-        return {n: torch.ones_like(w, dtype=torch.bool) for n, w in signals["weights"].items()}
+        return full_masks(signals["weights"])
 
     def planned_total(self, step: int) -> int:
         """All weights."""
