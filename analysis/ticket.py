@@ -39,7 +39,8 @@ class Ticket:
 
     `weights` and `initial_weights` are state_dicts, on the CPU, zero where a mask is False;
     `masks` maps names of weights to BoolTensors of their shape (a weight without one is dense).
-    `provenance` says how the accuracies in `metrics` were obtained.
+    `provenance` says how the accuracies in `metrics` were obtained. `dense_twin` is the state_dict
+    of the dense network that methods such as acdc leave beside the sparse one, else empty.
     """
 
     config: TrialConfig
@@ -54,6 +55,7 @@ class Ticket:
     code_version: str = field(default_factory=code_version)
     onnx: OnnxCheck | None = None
     digest: str = ""
+    dense_twin: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def from_training(cls, training: Training, metrics: Mapping[str, float]) -> Ticket:
@@ -70,6 +72,7 @@ class Ticket:
             input_shape=tuple(data.input_shape),
             num_classes=data.num_classes,
             data_fingerprints=dict(data.fingerprints),
+            dense_twin=_on_cpu(training.twin.weights) if training.twin else {},
         )
 
     @property
@@ -89,19 +92,24 @@ class Ticket:
             for name, mask in self.masks.items()
         }
 
-    def model(self) -> nn.Module:
-        """The network with its final weights, in eval mode, on the CPU.
+    def model(self, *, dense_twin: bool = False) -> nn.Module:
+        """The network, or its dense twin, with final weights, in eval mode, on the CPU.
 
-        TicketError when the configuration names a function that cannot be imported, or when the
-        weights do not fit. A `python` model's function is imported and called: do this only with
-        tickets that you trust.
+        TicketError when there is no twin, when the configuration names a function that cannot be
+        imported, or when the weights do not fit. A `python` model's function is imported and
+        called: do this only with tickets that you trust.
         """
+        if dense_twin and not self.dense_twin:
+            raise TicketError(
+                f"this ticket has no dense twin: its method is {self.config.topology.method}, and "
+                "those that leave one are acdc and deadwooding"
+            )
         # Mean and standard deviation are buffers: the weights bring the real ones.
         channels = self.input_shape[0]
         mean, std = torch.zeros(channels), torch.ones(channels)
         try:
             model = build_model(self.config.model, self.input_shape, self.num_classes, mean, std)
-            model.load_state_dict(dict(self.weights))
+            model.load_state_dict(dict(self.dense_twin if dense_twin else self.weights))
         except (ModelError, RuntimeError) as error:
             path = getattr(self.config.model, "python", None)
             hint = f"; {path} must be importable here, as it was in training" if path else ""
@@ -137,7 +145,7 @@ def load_ticket(folder: str | Path) -> Ticket:
     path = folder / TENSORS
     try:
         tensors = safetensors.torch.load(path.read_bytes())
-        weights, masks, initial = _unpack(tensors, manifest.layers)
+        weights, masks, initial, dense_twin = _unpack(tensors, manifest.layers)
     except (SafetensorError, KeyError, ValueError) as error:
         raise TicketError(f"{path} does not hold what {MANIFEST} lists: {error}") from error
     ticket = Ticket(
@@ -153,6 +161,7 @@ def load_ticket(folder: str | Path) -> Ticket:
         code_version=manifest.code_version,
         onnx=manifest.onnx,
         digest=manifest.digest,
+        dense_twin=dense_twin,
     )
     _check_counts(ticket, manifest, folder)
     return ticket
@@ -205,16 +214,20 @@ def _pack(ticket: Ticket) -> dict[str, Tensor]:
             )
         packed[f"weights/{name}"] = weight[mask]
         packed[f"masks/{name}"] = torch.from_numpy(np.packbits(mask.numpy()))
-    for name, weight in ticket.initial_weights.items():
-        packed[f"initial_weights/{name}"] = weight.contiguous()
+    for group in ("initial_weights", "dense_twin"):
+        for name, weight in getattr(ticket, group).items():
+            packed[f"{group}/{name}"] = weight.contiguous()
     # A copy of each: safetensors refuses tensors that share memory.
     return {name: packed[name].clone() for name in sorted(packed)}
 
 
 def _unpack(
     tensors: Mapping[str, Tensor], layers: Mapping[str, LayerCount]
-) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    groups: dict[str, dict[str, Tensor]] = {"weights": {}, "masks": {}, "initial_weights": {}}
+) -> tuple[dict[str, Tensor], ...]:
+    """Weights, masks, initial weights, and the dense twin's weights."""
+    groups: dict[str, dict[str, Tensor]] = {
+        name: {} for name in ("weights", "masks", "initial_weights", "dense_twin")
+    }
     for key, tensor in tensors.items():
         group, _, name = key.partition("/")
         if group not in groups:
@@ -231,7 +244,7 @@ def _unpack(
         dense = torch.zeros(mask.shape, dtype=values.dtype)
         dense[mask] = values
         weights[name] = dense
-    return weights, masks, initial
+    return weights, masks, initial, groups["dense_twin"]
 
 
 def _unpack_mask(name: str, packed: Tensor, layer: LayerCount) -> Tensor:

@@ -4,8 +4,9 @@
 
 Mean CPU time of one thread, and its ratio to the natural step. Steps of the variants alternate, so
 that drift of the machine hits all alike. The inputs are random: only time is measured. `ramp` is a
-step while epsilon grows, when the warm-up terms are computed too; `rigl` is at density 0.1 with an
-update of the masks every 50 steps; the mean is over all steps, updates included.
+step while epsilon grows, when the warm-up terms are computed too; `rigl` and `sparsevlr` are at
+density 0.1 with an
+update of the masks every 100 steps, the default; the mean is over all steps, updates included.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ MODELS = {
     "cnn7 width 8": {"family": "cnn7", "width": 8, "hidden": 64},
     "resnet width 8": {"family": "resnet", "width": 8},
 }  # fmt: skip
-RIGL = {"method": "rigl", "density": 0.1, "update_every": 50, "update_end": 1.0}
+RIGL = {"method": "rigl", "density": 0.1, "update_end": 1.0}
+SPARSEVLR = {**RIGL, "method": "sparsevlr"}
 DENSE = {"method": "dense"}
 IBP, CROWN_IBP = {"name": "ibp"}, {"name": "crown_ibp", "beta_end": 1.0}
 # Name: loss, topology, whether epsilon is still growing (then the warm-up terms are computed too).
@@ -41,6 +43,7 @@ VARIANTS = {
     "crown_ibp": (CROWN_IBP, DENSE, False),
     "natural, rigl": ({"name": "natural"}, RIGL, False),
     "ibp, rigl": (IBP, RIGL, False),
+    "ibp, sparsevlr": (IBP, SPARSEVLR, False),
 }
 FIRST_STEP, LAST_STEP = 300, 900
 

@@ -39,7 +39,8 @@ def _part(name: str, part: dict[str, Any]) -> str:
     member = part["properties"][keys[0]] if keys else {}
     names = [member["const"]] if "const" in member else member.get("enum", [])
     heading = f"{name}, {keys[0]}: {' | '.join(names)}" if names else name
-    about = part.get("description", "").partition("\n\n")[0].replace("\n", " ")
+    paragraphs = part.get("description", "").split("\n\n")
+    about = "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
     rows = [
         f"| `{key}` | {_values(member)} | {_default(member)} | {member.get('description', '')} |"
         for key, member in part["properties"].items()

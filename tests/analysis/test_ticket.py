@@ -33,6 +33,20 @@ def test_a_ticket_comes_back_as_it_was_saved(ticket: Ticket, tmp_path: Path) -> 
         assert getattr(found, name) == getattr(ticket, name)
 
 
+def test_a_dense_twin_comes_along(ticket: Ticket, tmp_path: Path) -> None:
+    twin = {name: value + 1 for name, value in ticket.weights.items()}
+    found = load_ticket(save_ticket(replace(ticket, dense_twin=twin), tmp_path / "t"))
+    assert same(found.dense_twin, twin) and same(found.weights, ticket.weights)
+    assert same(found.model(dense_twin=True).state_dict(), twin)
+
+
+def test_a_ticket_without_a_dense_twin_says_so(ticket: Ticket, tmp_path: Path) -> None:
+    found = load_ticket(save_ticket(ticket, tmp_path / "t"))
+    assert found.dense_twin == {}
+    with pytest.raises(TicketError, match="no dense twin: its method is .* acdc and deadwooding"):
+        found.model(dense_twin=True)
+
+
 @pytest.mark.parametrize(
     "model",
     [
