@@ -18,7 +18,12 @@ class GradualConfig(RankedConfig):
     )
     start: Fraction = Field(0.1, description="Share of training after which pruning starts.")
     end: OpenFraction = Field(0.6, description="Share of training at which density is reached.")
-    update_every: int = Field(100, ge=1, description="Steps between two prunings.")
+    update_every: int | None = Field(
+        None,
+        ge=1,
+        description="Steps between two prunings. When unset 100, or fewer in a short training, so "
+        "that there are five.",
+    )
 
     @model_validator(mode="after")
     def _pruning_has_time(self) -> GradualConfig:

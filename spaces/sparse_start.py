@@ -68,7 +68,12 @@ class DropGrowConfig(SparseConfig):
     drop_schedule: DropSchedule = Field(
         "cosine", description="How the dropped share falls towards the last update."
     )
-    update_every: int = Field(100, ge=1, description="Steps between two updates.")
+    update_every: int | None = Field(
+        None,
+        ge=1,
+        description="Steps between two updates. When unset 100, or fewer in a short training, so "
+        "that there are five.",
+    )
     update_end: Fraction = Field(
         0.75, description="Share of all training steps after which the topology is fixed."
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from spaces.base import Config, Density
 
@@ -22,7 +22,19 @@ DropCriterion = Literal[
 ]
 GrowCriterion = Literal["gradient", "certified_gradient", "cosine", "momentum", "random"]
 DropSchedule = Literal["cosine", "constant", "linear"]
-Granularity = Annotated[str, Field(pattern=r"^(weight|kernel|unit|[1-9]\d?:[1-9]\d?)$")]
+
+
+def _as_text(value: Any) -> Any:
+    """YAML reads 2:4 without quotes as a number to the base of 60."""
+    if isinstance(value, int) and not isinstance(value, bool) and value > 60:
+        n, m = divmod(value, 60)
+        raise ValueError(f'write it in quotes: granularity: "{n}:{m}"')
+    return value
+
+
+Granularity = Annotated[
+    str, BeforeValidator(_as_text), Field(pattern=r"^(weight|kernel|unit|[1-9]\d?:[1-9]\d?)$")
+]
 
 
 class SparseConfig(Config):

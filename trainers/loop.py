@@ -20,7 +20,7 @@ from trainers.attack import attacked
 from trainers.cost import TrainingCost
 from trainers.data import Data, Split, augment
 from trainers.device import generator, set_threads
-from trainers.errors import TrainingDiverged
+from trainers.errors import ModelError, TrainingDiverged
 from trainers.evaluate import Evaluation, evaluate, evaluate_by_intervals, model_cost
 from trainers.gather import SignalGatherer
 from trainers.losses import LossTerms, build_loss, natural_terms
@@ -69,7 +69,7 @@ class Training:
         if weights is None:
             self._initialize()
         else:
-            self.model.load_state_dict(dict(weights))
+            self._load(weights)
         self.loss = build_loss(config.loss, self.model, data.train.x[:2], config.compute)
         self.weights = prunable_weights(self.model)
         self.optimizer = build_optimizer(config.optimizer, self.model)
@@ -236,6 +236,15 @@ class Training:
     def _initialize(self, masks: Mapping[str, Tensor] | None = None) -> None:
         # The same stream each time: the masked weights are the dense ones, rescaled to fan-in.
         initialize(self.model, self.config.model, generator(self.config.seed, "weights"), masks)
+
+    def _load(self, weights: Mapping[str, Tensor]) -> None:
+        try:
+            self.model.load_state_dict(dict(weights))
+        except RuntimeError as error:
+            raise ModelError(
+                f"the given weights are not those of a {self.config.model.family} network as "
+                f"configured: {error}; give the state_dict of a model with the same settings"
+            ) from None
 
     def _start_masks(self, masks: Mapping[str, Tensor] | None, *, fresh: bool) -> None:
         if masks is not None:

@@ -17,6 +17,7 @@ from spaces.topology import (
     RigLConfig,
     SetConfig,
     StabilityConfig,
+    StaticConfig,
     TopologyConfig,
 )
 
@@ -274,3 +275,9 @@ def test_a_granularity_that_does_not_exist_is_told_which_ones_do(hole):
     (line,) = topology("snip", granularity=hole)
     assert line.startswith("space.topology.snip.granularity")
     assert " does not have the right form; what is kept or pruned as a whole: weight, k" in line
+
+
+def test_a_pattern_without_quotes_is_understood_and_corrected() -> None:
+    # YAML 1.1 reads 2:4 as 2 * 60 + 4.
+    with pytest.raises(ValueError, match='in quotes: granularity: "2:4"'):
+        StaticConfig(density=0.3, granularity=124)

@@ -8,7 +8,7 @@ import torch
 from spaces import TrialConfig
 from trainers import build, evaluate, train
 from trainers.data import Data, load_data
-from trainers.errors import TrainingDiverged
+from trainers.errors import ModelError, TopologyError, TrainingDiverged
 
 RIGL = {"method": "rigl", "density": 0.2, "update_every": 3}
 
@@ -100,7 +100,7 @@ METHODS: dict[str, dict[str, object]] = {
     "gmp": {"method": "gmp", "update_every": 2, "drop": "momentum"},
     "stability": {"method": "stability", "update_every": 2},
     "gap": {"method": "gap", "update_every": 2, "granularity": "2:4"},
-    "acdc": {"method": "acdc", "cycles": 2},
+    "acdc": {"method": "acdc", "cycles": 1},
     "deadwooding": {"method": "deadwooding", "cut": 0.3},
     "gibbs": {"method": "gibbs"},
     "slimming": {"method": "slimming", "penalty": 0.01},
@@ -233,7 +233,9 @@ def test_training_and_selection_never_read_the_test_split(data: Data) -> None:
 
 
 def test_a_batch_larger_than_the_training_split_is_the_whole_split(data: Data) -> None:
-    training = build(config(batch_size=100_000), data)
+    training = build(
+        config(batch_size=100_000, topology={"method": "static", "density": 0.2}), data
+    )
     assert training.batch_size == len(data.train.y)
     assert training.steps_per_epoch == 1
 
@@ -303,3 +305,62 @@ def test_training_flops_are_counted_as_they_are_spent(data: Data) -> None:
     warm = steps // 2
     expected = 3 * dense * batch * (warm + 3 * (steps - warm))
     assert train(half, data).training_flops == expected
+
+
+@pytest.mark.parametrize("granularity", ["weight", "unit"])
+def test_jackpots_tell_items_that_are_off_what_they_would_be_worth(
+    data: Data, granularity: str
+) -> None:
+    topology = {"method": "jackpots", "density": 0.3, "search_start": 0.0}
+    training = build(config(topology={**topology, "granularity": granularity}), data)
+    training.model.train()
+    training.train_step(data.train.x[:64], data.train.y[:64])
+    training.sparsifier.settle()
+    kept = training.topology.selection.pattern.kept(training.masks)
+    for kind, moved in training.sparsifier.variables.items():
+        off = moved.detach()[~kept[kind]]
+        assert off.count_nonzero() > 0.5 * off.numel(), f"scores of {kind} do not move"
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"acdc", "dense"}))
+def test_the_shortest_trainings_end_with_the_density_too(
+    data: Data, method: str, epochs: int
+) -> None:
+    topology = {**METHODS[method], "density": 0.3}
+    topology.pop("update_every", None)
+    trial = sparse(method).model_dump() | {
+        "topology": topology, "epochs": epochs, "batch_size": 100_000,
+    }  # fmt: skip
+    training = train(TrialConfig.model_validate(trial), data)
+    planned = training.topology.planned_total(epochs)
+    kept = sum(training.sparsifier.counts.values())
+    assert planned - training.topology.grain < kept <= planned
+    total = sum(weight.numel() for weight in training.weights.values())
+    assert planned == pytest.approx(0.3 * total, abs=training.topology.grain)
+
+
+def test_an_interval_that_leaves_no_update_is_refused(data: Data) -> None:
+    with pytest.raises(TopologyError, match="update_every: 1000 .* leave no update in .* steps"):
+        build(config(topology={"method": "rigl", "density": 0.2, "update_every": 1000}), data)
+
+
+def test_weights_of_another_model_are_refused(data: Data) -> None:
+    other = build(config(model={"family": "mlp", "widths": [16]}), data).model.state_dict()
+    with pytest.raises(ModelError, match="not those of a mlp network as configured"):
+        build(config(), data, weights=other)
+
+
+@pytest.mark.parametrize("granularity", ["unit", "1:4"])
+@pytest.mark.parametrize("method", ["static", "rigl"])
+def test_given_masks_keep_to_the_granularity(data: Data, method: str, granularity: str) -> None:
+    topology = {"method": method, "density": 0.2, "granularity": granularity}
+    trial = config(topology={**topology, "distribution": "uniform"})
+    masks = build(trial, data).masks
+    assert build(trial, data, masks=masks).masks.keys() == masks.keys()
+    moved = {name: mask.flatten().sort().values.view_as(mask) for name, mask in masks.items()}
+    refusal = f"does not keep to topology.granularity: {granularity}"
+    with pytest.raises(TopologyError, match=refusal):
+        TopologyError, match=f"does not keep to topology.granularity: {granularity}"
+    ):
+        build(trial, data, masks=moved)

@@ -22,6 +22,7 @@ from trainers.topology.masks import full_masks
 from trainers.wiring import UnitGroup
 
 SHAPES = {"a": torch.Size((2, 2)), "b": torch.Size((1, 2))}
+SHAPES_OF_TEN = {"w": torch.Size((100, 10))}
 LAYOUT = Layout(SHAPES, (UnitGroup("a", 2, ("a",), (("b", 1),), ()),))
 
 
@@ -50,11 +51,23 @@ def test_the_last_gradual_pruning_is_at_the_end_whatever_the_interval() -> None:
     config = GmpConfig(density=0.1, start=0.0, end=0.5, update_every=35)
     method = build_topology(config, {"w": torch.Size((100, 10))}, 100)
     assert updates(method) == [36, 50]
-    late = GmpConfig(density=0.1, start=0.0, end=0.9, update_every=1000)
-    assert updates(build_topology(late, {"w": torch.Size((9, 9))}, 100)) == [90]
     # Never at the last step of a training.
+    late = GmpConfig(density=0.1, start=0.0, end=0.9, update_every=1)
     short = build_topology(late, {"w": torch.Size((9, 9))}, 4)
-    assert updates(short, 4) == [3] and short.planned_total(4) == 8
+    assert updates(short, 4) == [2, 3] and short.planned_total(4) == 8
+
+
+def test_gradual_pruning_is_no_single_cut() -> None:
+    config = GmpConfig(density=0.1, start=0.1, end=0.9, update_every=80)
+    with pytest.raises(TopologyError, match="80 leaves a single cut in the 80 steps .* 40 or less"):
+        build_topology(config, {"w": torch.Size((9, 9))}, 100)
+
+
+@pytest.mark.parametrize(("total_steps", "first"), [(10_000, 1100), (1000, 200), (100, 20)])
+def test_without_an_interval_there_are_five_prunings_or_more(total_steps: int, first: int) -> None:
+    # start 0.1, end 0.6: 5000, 500 and 50 steps; every 100, 100 and 10.
+    found = updates(build_topology(GmpConfig(), SHAPES_OF_TEN, total_steps), total_steps)
+    assert found[0] == first and len(found) >= 5
 
 
 def prune(config: object, signals: Signals, shapes: dict = SHAPES) -> tuple[list[int], ...]:
@@ -65,7 +78,7 @@ def prune(config: object, signals: Signals, shapes: dict = SHAPES) -> tuple[list
     return tuple(ones(mask) for mask in found.values())
 
 
-ONCE = {"start": 0.0, "end": 0.5, "update_every": 100}
+ONCE = {"start": 0.0, "end": 0.3, "update_every": 100}
 SIGNALS = Signals(
     {"a": torch.tensor([[4.0, -3.0], [2.0, 0.1]]), "b": torch.tensor([[0.5, -5.0]])},
     adversarial_gradients={
@@ -152,12 +165,17 @@ def test_acdc_compresses_to_the_largest_weights_and_decompresses_to_all() -> Non
     assert (ones(again["a"]), ones(again["b"])) == ([2, 3], [0])
 
 
-def test_acdc_in_a_short_training_ends_compressed_all_the_same() -> None:
-    for total_steps in range(2, 12):
-        config = AcdcConfig(density=0.5, cycles=4)
-        method = build_topology(config, SHAPES, total_steps)
-        assert method.planned_total(total_steps) == 3
-        assert not method.is_update_step(total_steps)
+@pytest.mark.parametrize("total_steps", range(1, 60))
+def test_acdc_ends_compressed_and_trains_in_every_phase_or_is_refused(total_steps: int) -> None:
+    try:
+        method = build_topology(AcdcConfig(density=0.5, cycles=4), SHAPES, total_steps)
+    except TopologyError as error:
+        assert "cycles: 4" in str(error) and total_steps < 24
+        return
+    steps = updates(method, total_steps)
+    assert len(steps) == 9 and steps[-1] < total_steps
+    assert all(b - a >= 2 for a, b in zip(steps, steps[1:], strict=False))
+    assert method.planned_total(total_steps) == 3
 
 
 def test_decompressed_weights_restart_at_zero_without_momenta() -> None:
@@ -253,11 +271,12 @@ def slimming(**settings: float) -> TopologyMethod:
 
 
 def test_slimming_adds_the_l1_norm_of_the_scales_up_to_the_cut() -> None:
-    scale = torch.tensor([-0.5, 0.2], requires_grad=True)
-    gains = {"a": scale.abs(), "b": torch.ones(1)}
+    scale, other = torch.tensor([-0.5, 0.2], requires_grad=True), torch.full((3,), 2.0)
+    gains = {"a": scale.abs(), "b": torch.ones(1), "c": other.requires_grad_().abs()}
     method = slimming(penalty=0.1)
     penalty = method.penalty(49, Signals(SIGNALS["weights"], gains=gains))
-    assert penalty is not None and penalty.item() == pytest.approx(0.07)
+    # 0.1 * (0.5 + 0.2 + 3 * 2); the layer without batch normalisation adds nothing.
+    assert penalty is not None and penalty.item() == pytest.approx(0.67)
     penalty.backward()
     torch.testing.assert_close(scale.grad, torch.tensor([-0.1, 0.1]))
     assert method.penalty(50, Signals(SIGNALS["weights"], gains=gains)) is None

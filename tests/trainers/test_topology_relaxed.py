@@ -251,8 +251,9 @@ def test_the_gates_are_exactly_zero_or_one() -> None:
 
 
 def test_each_layer_keeps_as_many_as_magnitudes_give_it() -> None:
-    method = build_topology(JackpotsConfig(density=0.5), SHAPES, 100)
-    weights = {"a": torch.tensor([[9.0, 8.0, 1.0, 1.0]]), "b": torch.tensor([[7.0, 1.0]])}
-    moved = {"a": torch.tensor([[-1.0, 0.0, 5.0, 5.0]]), "b": torch.tensor([[0.0, 0.5]])}
+    method = build_topology(JackpotsConfig(density=4 / 6), SHAPES, 100)
+    # The largest four are 9, 8, 7 and 6: three of a and one of b, but not these ones.
+    weights = {"a": torch.tensor([[9.0, 8.0, 7.0, 1.0]]), "b": torch.tensor([[6.0, 1.0]])}
+    moved = {"a": torch.tensor([[-1.0, 0.0, 0.0, 5.0]]), "b": torch.tensor([[0.0, 0.5]])}
     masks = method.update_masks(0, {}, Signals(weights, variables=moved), seeded())
-    assert (ones(masks["a"]), ones(masks["b"])) == ([2, 3], [1])
+    assert (ones(masks["a"]), ones(masks["b"])) == ([1, 2, 3], [1])

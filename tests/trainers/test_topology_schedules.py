@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainers.topology.schedules import LayerUpdate, drop_fraction, plan_layer, update_steps
+from trainers.topology.schedules import (
+    LayerUpdate,
+    drop_fraction,
+    interval,
+    plan_layer,
+    update_steps,
+)
 
 
 def test_updates_are_multiples_up_to_the_end() -> None:
@@ -100,3 +106,13 @@ def test_every_plan_is_feasible_monotone_and_exact_at_the_end(data: st.DataObjec
         assert kept >= 1 and num_drop >= 0 and 0 <= num_grow <= room
         assert after == kept + num_grow and 1 <= after <= size
         assert (rate <= 1 and after <= before) or (rate >= 1 and after >= before)
+
+
+@pytest.mark.parametrize(
+    ("update_every", "span", "expected"),
+    [(7, 10, 7), (None, 10_000, 100), (None, 500, 100), (None, 120, 24), (None, 3, 1)],
+)
+def test_without_an_interval_it_is_100_steps_or_a_fifth_of_the_time(
+    update_every: int | None, span: int, expected: int
+) -> None:
+    assert interval(update_every, span) == expected

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from spaces.topology import RigLConfig
+from spaces.topology import RigLConfig, StaticConfig
 from trainers.sparsifier import Sparsifier
 from trainers.topology import Layout, build_topology
 from trainers.topology.base import Signals
@@ -178,3 +178,20 @@ def test_scores_see_no_weights_that_units_were_woken_with() -> None:
     assert setting.weights["4.weight"].detach()[~sparsifier.masks["4.weight"]].any()
     for name, weight in sparsifier.kept_weights().items():
         assert not weight[~sparsifier.masks[name]].any()
+
+
+def test_whatever_is_written_to_a_unit_that_is_off_is_pruned_again_and_gets_no_gradient() -> None:
+    setting = Setting()
+    layout = Layout({n: w.shape for n, w in setting.weights.items()}, setting.wiring.groups)
+    method = build_topology(StaticConfig(density=24 / 34, granularity="unit"), layout, 20)
+    optimizer = torch.optim.SGD(setting.model.parameters(), lr=0.1)
+    sparsifier = Sparsifier(setting.weights, optimizer, method, seeded(), setting.units)
+    sparsifier.start(Signals({n: w.detach() for n, w in setting.weights.items()}))
+    on = sparsifier.masks["4.weight"].any(1)
+    bias = setting.parameters["4.bias"]
+    bias.data.fill_(3.0)
+    bias.grad = torch.ones(3)
+    sparsifier.prune_again()
+    sparsifier.mask_gradients(1)
+    assert int(on.sum()) == 2
+    assert bias.tolist() == (3.0 * on).tolist() and bias.grad.tolist() == on.float().tolist()

@@ -49,6 +49,17 @@ class Pattern(ABC):
     def expand(self, items: Mapping[str, Tensor]) -> Masks:
         """A value for each weight from one for each item: masks from bools, gates from floats."""
 
+    def gate(self, items: Mapping[str, Tensor]) -> Masks:
+        """What each weight is multiplied by so that each item has its value as a gate.
+
+        The gradient is that of the gate, for items that are off too.
+        """
+        return self.expand(items)
+
+    def admits(self, name: str, mask: Tensor, masks: Mapping[str, Tensor]) -> bool:
+        """Whether the mask of a layer, one of `masks`, keeps whole items, and not too many."""
+        return torch.equal(self.expand(self.kept(masks))[name], mask)
+
     @abstractmethod
     def layer_counts(self, counts: Mapping[str, int]) -> dict[str, int]:
         """Number of weights that each layer keeps when so many items of each kind are kept."""

@@ -83,6 +83,10 @@ class NOfM(Weights):
         admitted = self._admitted(scores.masked_fill(kept, math.inf), kept | candidates)
         return kept | top_k_mask(scores, num, admitted & candidates & ~kept)
 
+    def admits(self, name: str, mask: Tensor, masks: Mapping[str, Tensor]) -> bool:
+        """Whether no run of a layer keeps more than N weights."""
+        return torch.equal(self._admitted(mask.float(), mask), mask)
+
     def top_global(self, scores: Mapping[str, Tensor], budget: int) -> Masks:
         """Exactly `budget` weights that the pattern admits, at least one in each layer."""
         admitted = {name: self._admitted(score) for name, score in scores.items()}
@@ -197,6 +201,22 @@ class Units(Pattern):
             if place.columns is not None:
                 columns = items[place.columns].repeat_interleave(place.columns_per_unit)
                 value = value * columns.view(1, -1, *trailing)
+            found[name] = value
+        return found
+
+    def gate(self, items: Mapping[str, Tensor]) -> Masks:
+        """The value of the unit that a weight reads; those that make a unit have none.
+
+        That gates the unit's output, and so one that is off can still be told what it would be
+        worth: with its incoming weights gated too, the gradient at a gate of 0 would be 0.
+        """
+        like = next(iter(items.values()))
+        found: Masks = {}
+        for name, place in self.places.items():
+            value = torch.ones(self.layout[name], dtype=like.dtype, device=like.device)
+            if place.columns is not None:
+                columns = items[place.columns].repeat_interleave(place.columns_per_unit)
+                value = value * columns.view(1, -1, *[1] * (value.ndim - 2))
             found[name] = value
         return found
 

@@ -8,14 +8,24 @@ from typing import NamedTuple
 
 from spaces.topology import DropSchedule
 
+DEFAULT_INTERVAL, MIN_UPDATES = 100, 5
 
-def update_steps(update_every: int, update_end: float, total_steps: int) -> range:
-    """Multiples of `update_every` up to round(update_end * total_steps).
+
+def interval(update_every: int | None, span: int) -> int:
+    """Steps between two updates in `span` steps: as given; else 100, but at least five updates."""
+    if update_every is not None:
+        return update_every
+    return max(min(DEFAULT_INTERVAL, span // MIN_UPDATES), 1)
+
+
+def update_steps(update_every: int | None, update_end: float, total_steps: int) -> range:
+    """Multiples of the interval up to round(update_end * total_steps).
 
     The last training step is left out: weights grown there would never be trained.
     """
     last = min(round(update_end * total_steps), total_steps - 1)
-    return range(update_every, last + 1, update_every)
+    every = interval(update_every, last)
+    return range(every, last + 1, every)
 
 
 def drop_fraction(schedule: DropSchedule, initial: float, progress: float) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from spaces.sparsity import SparseConfig
+from trainers.errors import TopologyError
 from trainers.topology.base import Shapes, Tensors
 from trainers.topology.distributions import density_ratios, fill, spread, weight_budget
 from trainers.topology.layout import Layout
@@ -77,6 +78,15 @@ class Selection:
             return self.pattern.top_global(scores, self._affordable(density))
         counts = self.item_counts(density)
         return {name: self.pattern.top(s, counts[name]) for name, s in scores.items()}
+
+    def check_pattern(self, masks: Mapping[str, Tensor]) -> None:
+        """Raise TopologyError unless given masks (a ticket's) keep to the config's granularity."""
+        for name, mask in masks.items():
+            if not self.pattern.admits(name, mask, masks):
+                raise TopologyError(
+                    f"the given mask of {name} does not keep to topology.granularity: "
+                    f"{self.config.granularity}: give masks that do, or use granularity: weight"
+                )
 
     def _shares(self) -> dict[str, float]:
         ratios = density_ratios(self.config.distribution, self.layout, self.config.layer_ratios)

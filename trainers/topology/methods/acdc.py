@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 
 from spaces.topology import AcdcConfig
+from trainers.errors import TopologyError
 from trainers.topology.base import ORDINARY, Phase, Shapes, Signals
 from trainers.topology.masks import Masks, full_masks
 from trainers.topology.methods.dense_start import DenseStart, step_at
@@ -24,9 +27,15 @@ class Acdc(DenseStart):
         super().__init__(config, shapes)
         phase = (1.0 - config.warmup - config.final) / (2 * config.cycles)
         shares = [config.warmup + i * phase for i in range(2 * config.cycles + 1)]
-        self.compress = {step_at(share, total_steps) for share in shares[::2]}
-        self.decompress = {step_at(share, total_steps) for share in shares[1::2]} - self.compress
-        self.steps = sorted(self.compress | self.decompress)
+        starts = [step_at(share, total_steps) for share in shares]
+        if min(b - a for a, b in pairwise([*starts, total_steps + 1])) < 2:
+            raise TopologyError(
+                f"topology.cycles: {config.cycles} (with warmup {config.warmup:g} and final "
+                f"{config.final:g}) make phases of less than two of the {total_steps} training "
+                "steps, in which nothing would be trained: lower cycles, or train longer"
+            )
+        self.compress, self.decompress = set(starts[::2]), set(starts[1::2])
+        self.steps = starts
 
     def density_after(self, step: int) -> float:
         """That of the phase which `step` is in."""

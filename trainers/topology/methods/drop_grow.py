@@ -33,6 +33,13 @@ class DropGrow(TopologyMethod):
         self.by_unit = self.selection.by_unit
         self.may_return = self.may_regrow or self.pattern.must_regrow
         self.steps = update_steps(config.update_every, config.update_end, total_steps)
+        if not self.steps and total_steps > 2:
+            raise TopologyError(
+                f"topology.update_every: {config.update_every} and update_end: "
+                f"{config.update_end:g} leave no update in {total_steps} training steps: lower "
+                "update_every, or leave it out, and give update_end more than a few steps; for "
+                "masks that never change use method: static"
+            )
         updates = [
             (step, drop_fraction(config.drop_schedule, config.drop_fraction, i / len(self.steps)))
             for i, step in enumerate(self.steps)
@@ -62,7 +69,7 @@ class DropGrow(TopologyMethod):
         return self.pattern.expand({kind: self.pattern.top(s, counts[kind]) for kind, s in items})
 
     def is_update_step(self, step: int) -> bool:
-        """Whether `step` is a multiple of update_every, in time and not the last."""
+        """Whether `step` is a multiple of the interval, in time and not the last."""
         return step in self.steps
 
     def update_masks(
@@ -99,6 +106,7 @@ class DropGrow(TopologyMethod):
 
     def check_start(self, masks: Masks) -> None:
         """Raise TopologyError unless each layer starts with the count that the plan starts from."""
+        self.selection.check_pattern(masks)
         given, planned = count_ones(masks), self.planned_counts(0)
         for name, count in planned.items():
             if given[name] != count:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 
 from spaces.topology import GradualConfig
+from trainers.errors import TopologyError
 from trainers.topology.base import Shapes, Signals
 from trainers.topology.criteria import DROP, item_scores
 from trainers.topology.masks import Masks
 from trainers.topology.methods.dense_start import DenseStart, step_at
+from trainers.topology.schedules import interval
 
 
 class Gradual(DenseStart):
@@ -28,7 +30,14 @@ class Gradual(DenseStart):
         self.inputs = self.criterion.inputs | {"weights"}
         start, end = (step_at(share, total_steps) for share in (config.start, config.end))
         # The first pruning comes one interval after the start; the last one is at the end.
-        self.steps = sorted({*range(start + config.update_every, end, config.update_every), end})
+        every = interval(config.update_every, end - start)
+        self.steps = sorted({*range(start + every, end, every), end})
+        if len(self.steps) == 1 and end - start > 2:
+            raise TopologyError(
+                f"topology.update_every: {config.update_every} leaves a single cut in the "
+                f"{end - start} steps from topology.start to topology.end: set it to "
+                f"{(end - start) // 2} or less, or leave it out"
+            )
         self.start, self.end = start, end
 
     def density_after(self, step: int) -> float:

@@ -32,7 +32,7 @@ class HardConcrete(DenseStart):
     def __init__(self, config: HardConcreteConfig, shapes: Shapes, total_steps: int) -> None:
         super().__init__(config, shapes)
         self.config = config
-        self.start = step_at(config.search_start, total_steps)
+        self.start = min(round(config.search_start * total_steps), total_steps - 1)
         self.end = max(step_at(config.search_end, total_steps), self.start + 1)
 
     def density_after(self, step: int) -> float:
@@ -62,10 +62,10 @@ class HardConcrete(DenseStart):
         """One sample of the gates."""
         values = {}
         for name, theta in signals["variables"].items():
-            u = random_scores(theta, generator).clamp(1e-6, 1.0 - 1e-6)
+            u = random_scores(theta, generator)
             s = torch.sigmoid((torch.logit(u) + theta) / BETA)
             values[name] = (s * (HIGH - LOW) + LOW).clamp(0.0, 1.0)
-        return self.selection.pattern.expand(values)
+        return self.selection.pattern.gate(values)
 
     def penalty(self, step: int, signals: Signals) -> Tensor | None:
         """The mean probability that a gate is open, warmed up over a third of the search."""

@@ -20,7 +20,8 @@ class Jackpots(DenseStart):
     distribution), and these are the ones with the largest scores; the gradient goes through the
     mask as if it were the score. Scores start at 1 for the largest |w| and at 0.99 for the others.
     Nothing but scores and running statistics changes after `search_start`. The paper's limit on
-    swaps per step never binds in its code, and there is none here.
+    swaps per step never binds in its code, and there is none here; its last layer stays dense, and
+    is pruned like the others here.
     """
 
     inputs = frozenset({"weights", "variables"})
@@ -63,7 +64,7 @@ class Jackpots(DenseStart):
             name: kept[name].to(moved.dtype) + (moved - moved.detach())  # exactly 0 or 1
             for name, moved in signals["variables"].items()
         }
-        return self.selection.pattern.expand(through)
+        return self.selection.pattern.gate(through)
 
     def update_masks(
         self, step: int, masks: Masks, signals: Signals, generator: torch.Generator

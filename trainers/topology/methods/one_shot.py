@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from spaces.sparsity import SparseConfig
 from trainers.topology.base import FixedTopology, Shapes
+from trainers.topology.masks import Masks
 from trainers.topology.selection import Selection
 
 
@@ -14,6 +15,11 @@ class OneShot(FixedTopology):
         self.selection = Selection(config, shapes)
         self.density, self.grain = config.density, self.selection.grain
         self.by_unit = self.selection.by_unit
+
+    def check_start(self, masks: Masks) -> None:
+        """Raise TopologyError unless the masks have the planned total and keep to the pattern."""
+        super().check_start(masks)
+        self.selection.check_pattern(masks)
 
     def planned_total(self, step: int) -> int:
         """round(density * total), less what the pattern cannot fill."""
