@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import re
 import statistics
 import sys
@@ -21,7 +22,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator, PercentFormatter
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "methods.md"
@@ -158,7 +159,9 @@ def draw(setup: str, cells: Cells, path: Path) -> None:
                       xycoords=("axes fraction", "data"), xytext=(-4, 4), ha="right",
                       textcoords="offset points", color=INK, fontsize=9)  # fmt: skip
         named = [x for name in (*best, "small dense", "static") for x, _ in curves[name]]
-        axes.set_xlim(min(named) / 2, max(named) * 1.5)
+        lowest = min(y for name in (*best, "small dense", "static") for _, y in curves[name])
+        axes.set_xlim(min(named) / 1.3, max(named) * 1.3)
+        axes.set_ylim(math.floor(lowest * 10) / 10, 1.0)
         style(axes, setup)
         figure.savefig(path, dpi=130, metadata={"Software": None})
 
@@ -171,16 +174,17 @@ def curve(cells: Cells, name: str) -> list[tuple[float, float]]:
 def style(axes: Axes, setup: str) -> None:
     """Axes with units, and nothing that is not read."""
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_ylim(0.0, 1.0)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_xlabel("inference FLOPs per example, after compaction")
     axes.set_ylabel("verified accuracy, validation split")
     axes.set_title(f"{setup}: every method at every density", loc="left", fontsize=11)
     axes.grid(axis="y", color=FAINT, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=MUTED, labelcolor=INK)
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0.01, 0.9))
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def main() -> None:

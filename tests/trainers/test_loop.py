@@ -361,6 +361,4 @@ def test_given_masks_keep_to_the_granularity(data: Data, method: str, granularit
     moved = {name: mask.flatten().sort().values.view_as(mask) for name, mask in masks.items()}
     refusal = f"does not keep to topology.granularity: {granularity}"
     with pytest.raises(TopologyError, match=refusal):
-        TopologyError, match=f"does not keep to topology.granularity: {granularity}"
-    ):
         build(trial, data, masks=moved)

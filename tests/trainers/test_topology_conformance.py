@@ -150,13 +150,19 @@ BY_GROUP = {
     if (found := accepted(config, granularity)) is not None
 }
 CASES = BY_WEIGHT | BY_GROUP | SLIMMING | COMBINATIONS
+QUICK = (*BY_WEIGHT, *SLIMMING, *COMBINATIONS, *(name for name in BY_GROUP if "unit" in name))
+"""What is always run; kernels and 2:4 of each method are marked slow."""
 
 
 def case(config: Any) -> Case:
     return Case(config, build_topology, Sparsifier)
 
 
-@pytest.fixture(scope="module", params=CASES)
+def marked(name: str) -> Any:
+    return name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=map(marked, CASES))
 def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     yield record(case(CASES[request.param]))
 

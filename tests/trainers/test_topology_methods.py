@@ -129,11 +129,16 @@ def test_a_regrowth_rate_moves_the_density_to_its_final_value() -> None:
 
 @pytest.mark.parametrize("rate", [0.3, 1.0, 1.7])
 @pytest.mark.parametrize("kind", [RigLConfig, SetConfig])
-def test_without_any_update_the_start_is_the_final_density(kind: type, rate: float) -> None:
-    config = kind(density=0.5, update_every=101, regrowth_rate=rate)
-    method = build_topology(config, SHAPES, 100)
-    assert not any(method.is_update_step(step) for step in range(101))
-    assert method.planned_counts(0) == method.planned_counts(100) == {"w": 4}
+def test_without_room_for_an_update_the_start_is_the_final_density(kind: type, rate: float) -> None:
+    method = build_topology(kind(density=0.5, update_every=2, regrowth_rate=rate), SHAPES, 2)
+    assert not any(method.is_update_step(step) for step in range(3))
+    assert method.planned_counts(0) == method.planned_counts(2) == {"w": 4}
+
+
+def test_an_interval_that_leaves_no_update_is_refused() -> None:
+    with pytest.raises(TopologyError, match=r"update_every: 76 .* no update in 100 .*static"):
+        build_topology(RigLConfig(density=0.5, update_every=76), SHAPES, 100)
+    build_topology(RigLConfig(density=0.5, update_every=75), SHAPES, 100)
 
 
 def test_drop_fractions_fall_from_the_first_update_and_the_last_one_still_moves_something() -> None:
