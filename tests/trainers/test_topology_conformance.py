@@ -162,8 +162,17 @@ def marked(name: str) -> Any:
     return name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """More would only wait for each other over networks as small as these."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module", params=map(marked, CASES))
-def run(request: pytest.FixtureRequest) -> Iterator[Run]:
+def run(one_thread: None, request: pytest.FixtureRequest) -> Iterator[Run]:
     yield record(case(CASES[request.param]))
 
 
