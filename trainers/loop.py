@@ -6,6 +6,7 @@ an earlier training returned, because some procedures make one ticket out of sev
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -224,7 +225,8 @@ class Training:
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Go on from `state_dict()` of a training with the same config and data."""
         self.model.load_state_dict(state["model"])  # type: ignore[arg-type]
-        self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
+        # A copy, because the optimizer goes on in the tensors that it is given.
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # type: ignore[arg-type]
         self.sparsifier.load_state_dict(state["sparsifier"])  # type: ignore[arg-type]
         self.initial_weights = dict(state["initial_weights"])  # type: ignore[call-overload]
         self.step, self.epoch = int(state["step"]), int(state["epoch"])  # type: ignore[call-overload]

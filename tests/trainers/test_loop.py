@@ -362,3 +362,15 @@ def test_given_masks_keep_to_the_granularity(data: Data, method: str, granularit
     refusal = f"does not keep to topology.granularity: {granularity}"
     with pytest.raises(TopologyError, match=refusal):
         build(trial, data, masks=moved)
+
+
+def test_training_on_does_not_change_the_state_that_it_went_on_from(data: Data) -> None:
+    first = build(config(), data)
+    first.run_epoch()
+    saved = first.state_dict()
+    resumed = build(config(), data)
+    resumed.load_state_dict(saved)
+    before = [v.clone() for s in saved["optimizer"]["state"].values() for v in s.values()]
+    resumed.run_epoch()
+    after = [v for s in saved["optimizer"]["state"].values() for v in s.values()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))

@@ -21,7 +21,7 @@ class Jackpots(DenseStart):
     mask as if it were the score. Scores start at 1 for the largest |w| and at 0.99 for the others.
     Nothing but scores and running statistics changes after `search_start`. The paper's limit on
     swaps per step never binds in its code, and there is none here; its last layer stays dense, and
-    is pruned like the others here.
+    is pruned like the others here. Weight decay pulls scores to where they started, not to zero.
     """
 
     inputs = frozenset({"weights", "variables"})
