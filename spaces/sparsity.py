@@ -61,7 +61,7 @@ class SparseConfig(Config):
         "weight",
         description="What is kept or pruned as a whole: weight, kernel (of a convolution; else a "
         "weight), unit (channel or neuron, with its incoming and outgoing weights), or N:M, such "
-        "as 2:4 (of each M weights in a row, at most N stay).",
+        'as "2:4" in quotes (of each M weights in a row, at most N stay).',
     )
 
     @model_validator(mode="after")
