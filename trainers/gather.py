@@ -61,7 +61,7 @@ class SignalGatherer:
         found: dict[str, Any] = {"gradients": {n: w.grad for n, w in self.weights.items()}}
         if "adversarial_gradients" in names:
             found["adversarial_gradients"] = sources.adversarial_gradients(
-                self.model, self.weights, x_BCHW, y_B, epsilon, torch.Generator(), ATTACK_STEPS
+                self.model, self.weights, x_BCHW, y_B, epsilon, ATTACK_STEPS
             )
         if "cosines" in names:
             found["cosines"] = sources.cosines(self.wiring.program, self.weights, x_BCHW)

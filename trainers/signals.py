@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-from trainers.attack import pgd
+from trainers.attack import attacked
 from trainers.bounds import IntervalPass, ball
 from trainers.bounds.program import Add, Affine, Flatten, Program, SpatialMean
 from trainers.losses.stability import nrs, relu_gains
@@ -68,14 +68,13 @@ def adversarial_gradients(
     x: Tensor,
     y_B: Tensor,
     epsilon: float,
-    generator: torch.Generator,
     steps: int,
 ) -> dict[str, Tensor]:
     """dL/dw of the cross-entropy at adversarial inputs (Madry et al. 2018).
 
-    These are where one climb of `pgd` ends that starts at x itself, within `epsilon` (data units).
+    The inputs are `attacked`, within `epsilon` (data units).
     """
-    adversarial, _ = pgd(model, x, y_B, epsilon, steps=steps, restarts=1, generator=generator)
+    adversarial = attacked(model, x, y_B, epsilon, steps)
     with preserved_buffers(model):
         return _gradients(F.cross_entropy(model(adversarial), y_B), weights)
 

@@ -215,17 +215,18 @@ class Sparsifier:
             self._pruned += self.units.pruned_vectors(self.masks)
 
     def _keep_only(self, survivors: Masks) -> None:
-        keep = {name: mask.to(self.weights[name].dtype) for name, mask in survivors.items()}
-        pairs = [(weight, keep[name], keep[name]) for name, weight in self.weights.items()]
+        woken = {} if self.units is None else self.units.take_woken(self.masks)
+        for name, weight in self.weights.items():
+            kept = survivors[name].to(weight.dtype)
+            self._multiply(weight, torch.maximum(kept, woken.get(name, kept)), kept)
         if self.units is not None:
-            woken = self.units.take_woken(self.masks)
-            pairs = [(w, torch.maximum(k, woken.get(n, k)), k)
-                     for n, (w, k, _) in zip(self.weights, pairs, strict=True)]  # fmt: skip
-            pairs += self.units.kept_vectors(self.masks)
-        for weight, values, state in pairs:
-            weight.mul_(values).add_(0.0)  # adding turns -0.0 into 0.0
-            for moment in self._moments(weight):
-                moment.mul_(state).add_(0.0)
+            for vector, on in self.units.kept_vectors(self.masks):
+                self._multiply(vector, on, on)
+
+    def _multiply(self, parameter: nn.Parameter, value: Tensor, state: Tensor) -> None:
+        parameter.mul_(value).add_(0.0)  # adding turns -0.0 into 0.0
+        for moment in self._moments(parameter):
+            moment.mul_(state).add_(0.0)
 
     def _moments(self, parameter: nn.Parameter) -> list[Tensor]:
         state = self.optimizer.state.get(parameter, {}).values()

@@ -45,23 +45,15 @@ class UnitState:
 
     def pruned_vectors(self, masks: Mapping[str, Tensor]) -> list[tuple[nn.Parameter, Tensor]]:
         """Vectors with a unit that is off, each with what to multiply it by."""
-        found = []
-        for group in self.groups:
-            on = self.on(group, masks)
-            if not bool(on.all()):
-                found += [(v, on.to(v.dtype)) for v in self.vectors[group.name]]
-        return found
+        return [(vector, on) for vector, on in self.kept_vectors(masks) if not bool(on.all())]
 
-    def kept_vectors(
-        self, masks: Mapping[str, Tensor]
-    ) -> list[tuple[nn.Parameter, Tensor, Tensor]]:
-        """All vectors, with the factors of their values and of their optimizer state."""
-        pairs = (
-            (v, self.on(group, masks).to(v.dtype))
+    def kept_vectors(self, masks: Mapping[str, Tensor]) -> list[tuple[nn.Parameter, Tensor]]:
+        """All vectors, each with what to multiply it by."""
+        return [
+            (vector, self.on(group, masks).to(vector.dtype))
             for group in self.groups
-            for v in self.vectors[group.name]
-        )
-        return [(vector, on, on) for vector, on in pairs]
+            for vector in self.vectors[group.name]
+        ]
 
     @torch.no_grad()
     def wake(self, masks: Mapping[str, Tensor], generator: torch.Generator) -> None:

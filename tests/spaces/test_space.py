@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from given_spaces import space_of
 
 from spaces import ConfigError, SearchSpace, TrialConfig, decode, suggest
 from spaces.trial import flatten
@@ -157,11 +158,6 @@ def test_parameters_tell_kind_condition_and_domain():
         (("topology.method", "rigl"),),
         "[0.02, 0.3], log",
     )
-
-
-def space_of(**parts):
-    fixed = {"data": {"name": "digits"}, "evaluation": {"radius": 0.05}}
-    return SearchSpace(fixed | parts)
 
 
 def test_the_items_of_a_list_may_be_holes():

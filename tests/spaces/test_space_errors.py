@@ -5,6 +5,7 @@ import random
 import re
 
 import pytest
+from given_spaces import problems
 
 from spaces import ConfigError, SearchSpace, TrialConfig
 from spaces import corners as corners_module
@@ -14,13 +15,6 @@ METHODS = (
     "dense, static, snip, grasp, synflow, set, rigl, sparsevlr, ctre, gmp, stability, gap, acdc, "
     "deadwooding, gibbs, slimming, hard_concrete, jackpots"
 )
-
-
-def problems(**parts):
-    fixed = {"data": {"name": "digits"}, "evaluation": {"radius": 0.05}}
-    with pytest.raises(ConfigError) as caught:
-        SearchSpace(fixed | parts)
-    return list(caught.value.problems)
 
 
 def rigl(**settings):

@@ -4,10 +4,11 @@ import random
 from typing import get_args
 
 import pytest
+from given_spaces import problems, space_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spaces import ConfigError, SearchSpace, TrialConfig
+from spaces import TrialConfig
 from spaces.sparsity import RankedConfig, SparseConfig, n_of_m
 from spaces.topology import (
     CtreConfig,
@@ -24,18 +25,7 @@ from spaces.topology import (
 CLASSES = get_args(get_args(TopologyConfig)[0])
 METHODS = {cls.model_fields["method"].default: cls for cls in CLASSES}
 SPARSE = {name: cls for name, cls in METHODS.items() if name != "dense"}
-FIXED = {"data": {"name": "digits"}, "evaluation": {"radius": 0.05}}
 WITH_SCALES = {"family": "mlp", "batch_norm": True}
-
-
-def space_of(**parts):
-    return SearchSpace(FIXED | parts)
-
-
-def problems(**parts):
-    with pytest.raises(ConfigError) as caught:
-        space_of(**parts)
-    return list(caught.value.problems)
 
 
 def topology(method, **chosen):

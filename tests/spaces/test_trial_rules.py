@@ -3,24 +3,12 @@
 import random
 
 import pytest
+from given_spaces import FIXED, problems, space_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from spaces import ConfigError, SearchSpace
-
-FIXED = {"data": {"name": "digits"}, "evaluation": {"radius": 0.05}}
-
-
-def space_of(**parts):
-    return SearchSpace(FIXED | parts)
-
-
-def problems(**parts):
-    with pytest.raises(ConfigError) as caught:
-        space_of(**parts)
-    return list(caught.value.problems)
-
+from spaces import SearchSpace
 
 # Searched densities of layers
 

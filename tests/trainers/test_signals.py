@@ -69,7 +69,7 @@ def every_signal(model, x, y_B):
     loss = build_loss(IbpLossConfig(), model, x)
     flow = synaptic_flow(wiring.program, weights, x.shape[1:])
     return {
-        "adversarial": adversarial_gradients(model, weights, x, y_B, 0.05, seeded(), 3),
+        "adversarial": adversarial_gradients(model, weights, x, y_B, 0.05, 3),
         "cosines": cosines(wiring.program, weights, x),
         "instability": instability(loss.interval, wiring, x, y_B, 0.05),
         "hessian": hessian_gradients(model, weights, lambda: loss(x, y_B, 0.05, 1.0).certified),
@@ -121,9 +121,7 @@ class TestAdversarialGradients:
     def test_by_hand(self):
         model = nn.Sequential(linear([[-1.0], [1.0]]))  # logits (-x, x)
         x, y_B = torch.tensor([[0.5], [0.5]]), torch.tensor([1, 0])
-        result = adversarial_gradients(
-            model, prunable_weights(model), x, y_B, 0.25, seeded(), steps=10
-        )
+        result = adversarial_gradients(model, prunable_weights(model), x, y_B, 0.25, steps=10)
         # The first example climbs down to 0.25, still of class 1; its logits are -/+ 0.25, so that
         # dL/dw = (p - onehot) x with p_0 = 1 / (1 + e^0.5). The second is wrong where it stands.
         wrong, already = 0.25 / (1 + math.exp(0.5)), 0.5 / (1 + math.exp(-1.0))
@@ -135,7 +133,7 @@ class TestAdversarialGradients:
         weights = prunable_weights(model)
         loss = F.cross_entropy(model(x), y_B)
         expected = torch.autograd.grad(loss, list(weights.values()))
-        found = adversarial_gradients(model, weights, x, y_B, 0.0, seeded(), 2)
+        found = adversarial_gradients(model, weights, x, y_B, 0.0, 2)
         for gradient, name in zip(expected, weights, strict=True):
             torch.testing.assert_close(found[name], gradient)
 
@@ -145,7 +143,7 @@ class TestAdversarialGradients:
         first = next(iter(weights))
         with torch.no_grad():
             weights[first][:, ::2] = 0.0
-        found = adversarial_gradients(model, weights, x, y_B, 0.05, seeded(), 2)
+        found = adversarial_gradients(model, weights, x, y_B, 0.05, 2)
         assert bool((found[first][:, ::2] != 0).any())
 
 

@@ -7,7 +7,7 @@ from abc import abstractmethod
 import torch
 
 from spaces.sparsity import RankedConfig
-from trainers.topology.base import Shapes, Signals, TopologyMethod
+from trainers.topology.base import ORDINARY, Phase, Shapes, Signals, TopologyMethod
 from trainers.topology.masks import Masks, full_masks
 from trainers.topology.selection import Selection
 
@@ -60,6 +60,29 @@ class OneCut(DenseStart):
         return step == self.cut
 
 
-def step_at(share: float, total_steps: int) -> int:
-    """The step at a share of training, neither before the first nor at the last one."""
-    return max(min(round(share * total_steps), total_steps - 1), 1)
+class Relaxed(DenseStart):
+    """Gates every weight from the step after `start` up to `end`; sparse from then on.
+
+    `start` may be 0, and `gated` is the phase of the relaxed steps.
+    """
+
+    start: int
+    end: int
+    gated: Phase = Phase(relaxed=True)
+
+    def density_after(self, step: int) -> float:
+        """Sparse from the first relaxed step on."""
+        return self.density if step > self.start else 1.0
+
+    def is_update_step(self, step: int) -> bool:
+        """Never: masks change at relaxed steps."""
+        return False
+
+    def phase(self, step: int) -> Phase:
+        """Ordinary before the relaxed steps and after them."""
+        return self.gated if self.start < step <= self.end else ORDINARY
+
+
+def step_at(share: float, total_steps: int, *, first: int = 1) -> int:
+    """The step at a share of training, neither before `first` nor at the last one."""
+    return max(min(round(share * total_steps), total_steps - 1), first)

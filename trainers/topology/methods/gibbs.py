@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from spaces.topology import GibbsConfig
-from trainers.topology.base import ORDINARY, Phase, Shapes, Signals, Tensors
+from trainers.topology.base import Shapes, Signals, Tensors
 from trainers.topology.masks import Masks, random_scores
-from trainers.topology.methods.dense_start import DenseStart, step_at
+from trainers.topology.methods.dense_start import Relaxed, step_at
 
 
-class Gibbs(DenseStart):
+class Gibbs(Relaxed):
     """Drops an item with probability 1 / (1 + exp(beta (w^2 - Q))) (Labach and Valaee 2020, eq. 4).
 
     w^2 is the mean square of the item's weights and Q the largest of those that the density does
@@ -28,20 +28,8 @@ class Gibbs(DenseStart):
 
     def __init__(self, config: GibbsConfig, shapes: Shapes, total_steps: int) -> None:
         super().__init__(config, shapes)
-        self.end = step_at(config.end, total_steps)
+        self.start, self.end = 0, step_at(config.end, total_steps)
         self.log_betas = math.log(config.beta_start), math.log(config.beta_end)
-
-    def density_after(self, step: int) -> float:
-        """Sparse from the first mask on."""
-        return self.density if step >= 1 else 1.0
-
-    def is_update_step(self, step: int) -> bool:
-        """Never: masks change at relaxed steps."""
-        return False
-
-    def phase(self, step: int) -> Phase:
-        """Relaxed up to `end`."""
-        return Phase(relaxed=True) if 1 <= step <= self.end else ORDINARY
 
     def beta(self, step: int) -> float:
         """The inverse temperature."""

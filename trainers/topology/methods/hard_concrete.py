@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from spaces.topology import HardConcreteConfig
-from trainers.topology.base import ORDINARY, Phase, Shapes, Signals, Tensors
+from trainers.topology.base import Phase, Shapes, Signals, Tensors
 from trainers.topology.masks import Masks, random_scores
-from trainers.topology.methods.dense_start import DenseStart, step_at
+from trainers.topology.methods.dense_start import Relaxed, step_at
 
 BETA, LOW, HIGH = 2.0 / 3.0, -0.1, 1.1
 START = math.log((0.9 - LOW) / (HIGH - 0.9))
 """Where the stretched sigmoid of theta is 0.9, as in the code of Zheng et al. (2022)."""
 
 
-class HardConcrete(DenseStart):
+class HardConcrete(Relaxed):
     """Robust lottery tickets (Zheng et al. 2022) with gates of Louizos et al. (2018, eq. 11).
 
     Dense training; then, around frozen weights, a gate clip((HIGH - LOW) s + LOW, 0, 1) per item,
@@ -32,22 +32,10 @@ class HardConcrete(DenseStart):
     def __init__(self, config: HardConcreteConfig, shapes: Shapes, total_steps: int) -> None:
         super().__init__(config, shapes)
         self.config = config
-        self.start = min(round(config.search_start * total_steps), total_steps - 1)
+        self.start = step_at(config.search_start, total_steps, first=0)
         self.end = max(step_at(config.search_end, total_steps), self.start + 1)
-
-    def density_after(self, step: int) -> float:
-        """Sparse from the first step of the search on."""
-        return self.density if step > self.start else 1.0
-
-    def is_update_step(self, step: int) -> bool:
-        """Never: masks change at relaxed steps."""
-        return False
-
-    def phase(self, step: int) -> Phase:
-        """Gates alone move in the search, on adversarial inputs."""
-        if not self.start < step <= self.end:
-            return ORDINARY
-        return Phase(relaxed=True, frozen=True, attack_steps=self.config.attack_steps)
+        # Gates alone move in the search, on adversarial inputs.
+        self.gated = Phase(relaxed=True, frozen=True, attack_steps=config.attack_steps)
 
     def init_variables(self, weights: Tensors) -> dict[str, Tensor]:
         """One theta per item."""

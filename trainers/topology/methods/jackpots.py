@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from spaces.topology import JackpotsConfig
-from trainers.topology.base import ORDINARY, Phase, Shapes, Signals, Tensors
+from trainers.topology.base import Phase, Shapes, Signals, Tensors
 from trainers.topology.masks import Masks
-from trainers.topology.methods.dense_start import DenseStart
+from trainers.topology.methods.dense_start import Relaxed, step_at
 
 
-class Jackpots(DenseStart):
+class Jackpots(Relaxed):
     """Learns one score per item around frozen weights (Zhang et al. 2021, arXiv:2104.08700).
 
     Each layer keeps as many items as the ranking by |w| gives it (globally, or by the config's
@@ -25,23 +25,12 @@ class Jackpots(DenseStart):
     """
 
     inputs = frozenset({"weights", "variables"})
+    gated = Phase(relaxed=True, frozen=True)
 
     def __init__(self, config: JackpotsConfig, shapes: Shapes, total_steps: int) -> None:
         super().__init__(config, shapes)
-        self.lr, self.total_steps = config.mask_lr, total_steps
-        self.start = min(round(config.search_start * total_steps), total_steps - 1)
-
-    def density_after(self, step: int) -> float:
-        """Sparse from the first step of the search on."""
-        return self.density if step > self.start else 1.0
-
-    def is_update_step(self, step: int) -> bool:
-        """Never: masks change at relaxed steps."""
-        return False
-
-    def phase(self, step: int) -> Phase:
-        """Scores alone move in the search."""
-        return Phase(relaxed=True, frozen=True) if step > self.start else ORDINARY
+        self.lr, self.end = config.mask_lr, total_steps
+        self.start = step_at(config.search_start, total_steps, first=0)
 
     def init_variables(self, weights: Tensors) -> dict[str, Tensor]:
         """Scores of nothing yet: how far they have moved from where they start."""
@@ -54,7 +43,7 @@ class Jackpots(DenseStart):
 
     def variable_lr(self, step: int) -> float:
         """Cosine over the search."""
-        progress = (step - 1 - self.start) / (self.total_steps - self.start)
+        progress = (step - 1 - self.start) / (self.end - self.start)
         return self.lr / 2.0 * (1.0 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
 
     def gates(self, step: int, signals: Signals, generator: torch.Generator) -> Tensors:
