@@ -131,7 +131,7 @@ def penalty(inputs, lower, upper):
     center, radius = (lower + upper) / 2, (upper - lower) / 2
     box = torch.tensor([inputs[0]]), torch.tensor([inputs[1]])
     logits = torch.zeros(1, 2)
-    result = IntervalResult(logits, logits, box, [Activation(center, center, radius)])
+    result = IntervalResult(logits, logits, logits, box, [Activation(center, center, radius)])
     return float(warmup_penalty(result))
 
 

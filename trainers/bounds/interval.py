@@ -6,8 +6,8 @@ an affine layer maps the midpoint as it maps the value, and the radius by its ab
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,6 +29,8 @@ class Activation:
     value: Tensor
     center: Tensor
     radius: Tensor
+    norm: Bounds | None = None
+    """Scale and shift of the batch normalisation that made it, (C, 1, ...); None elsewhere."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Activation:
         """The same function of value, center and radius."""
@@ -44,14 +46,18 @@ class Activation:
 class IntervalResult:
     """What one interval pass found.
 
-    margins_BK[b, j] is a lower bound on logit[y_b] - logit[j]; the column of y_b is exactly 0.
-    `inputs` holds (lower, upper) of the input, `relu_inputs` what enters each ReLU, in order.
+    margins_BK[b, j] is a lower bound on logit[y_b] - logit[j]; the column of y_b is exactly 0. The
+    margin itself is within 2 widths_BK[b, j] above it. `inputs` holds (lower, upper) of the input,
+    `relu_inputs` what enters each ReLU, in order, and `values` every value up to the last linear
+    layer, by its number in the program.
     """
 
     logits_BK: Tensor
     margins_BK: Tensor
+    widths_BK: Tensor
     inputs: Bounds
     relu_inputs: list[Activation]
+    values: list[Activation] = field(default_factory=list)
 
     @property
     def pre_activations(self) -> list[Bounds]:
@@ -65,6 +71,9 @@ class IntervalResult:
         for lower, upper in self.pre_activations:
             total += ((lower < 0) & (upper > 0)).flatten(1).sum(1)
         return total
+
+
+Refine = Callable[[list[Activation], int], Activation]
 
 
 class IntervalPass:
@@ -93,7 +102,7 @@ class IntervalPass:
         program = self.program
         steps = program.steps
         fused = bool(steps) and program.output == len(steps) and isinstance(steps[-1].op, nn.Linear)
-        values = self._run(x, lower, upper, steps[:-1] if fused else steps)
+        values = self.values(x, lower, upper, steps[:-1] if fused else steps)
         if fused:
             last: Any = steps[-1].op
             before = values[steps[-1].inputs[0]]
@@ -107,16 +116,29 @@ class IntervalPass:
             width_BK = width_BK.scatter(1, y_B[:, None], 0.0)
         margins_BK = center_BK.gather(1, y_B[:, None]) - center_BK - width_BK
         relus = [values[s.inputs[0]] for s in steps if isinstance(s.op, nn.ReLU)]
-        return IntervalResult(logits_BK, margins_BK, (lower, upper), relus)
+        return IntervalResult(logits_BK, margins_BK, width_BK, (lower, upper), relus, values)
 
     def bounds(self, lower: Tensor, upper: Tensor) -> Bounds:
         """Bounds (lower_BK, upper_BK) on the outputs; the midpoint serves as natural value."""
-        values = self._run((lower + upper) / 2, lower, upper, self.program.steps)
-        return values[self.program.output].bounds
+        return self.values((lower + upper) / 2, lower, upper)[self.program.output].bounds
 
-    def _run(self, x: Tensor, lower: Tensor, upper: Tensor, steps: list[Step]) -> list[Activation]:
+    def values(
+        self,
+        x: Tensor,
+        lower: Tensor,
+        upper: Tensor,
+        steps: Sequence[Step] | None = None,
+        refine: Refine | None = None,
+    ) -> list[Activation]:
+        """Every value of the program (of the first `steps`), by its number; the input is value 0.
+
+        `refine(values, number)` may return a tighter activation for a value that enters a ReLU,
+        from which the pass then goes on.
+        """
         values = [Activation(x, (lower + upper) / 2, (upper - lower) / 2)]
-        for step in steps:
+        for step in self.program.steps if steps is None else steps:
+            if refine is not None and isinstance(step.op, nn.ReLU):
+                values[step.inputs[0]] = refine(values, step.inputs[0])
             inputs = [values[i] for i in step.inputs]
             if isinstance(step.op, nn.Linear | nn.Conv2d):
                 value, center = self._value_and_center(step.op, inputs[0])
@@ -176,7 +198,8 @@ def _batch_norm(op: Any, a: Activation) -> Activation:
     scale = inverse_std if op.weight is None else inverse_std * op.weight
     shift = -mean * scale if op.bias is None else op.bias - mean * scale
     scale, shift = (t.view(-1, *[1] * (a.value.ndim - 2)) for t in (scale, shift))
-    return Activation(value, torch.addcmul(shift, a.center, scale), a.radius * scale.abs())
+    center = torch.addcmul(shift, a.center, scale)
+    return Activation(value, center, a.radius * scale.abs(), (scale, shift))
 
 
 def _normalize_batch(op: Any, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from trainers.bounds import IntervalPass, IntervalResult
+
+Number = TypeVar("Number", float, Tensor)
 
 
 @dataclass(frozen=True)
@@ -70,27 +73,31 @@ def natural_terms(logits_BK: Tensor, y_B: Tensor) -> LossTerms:
     return LossTerms(loss, loss, loss, num_correct, num_correct, logits_BK)
 
 
-def worst_case_terms(
-    result: IntervalResult, margins_BK: Tensor, y_B: Tensor, kappa: float
-) -> LossTerms:
-    """Return kappa * natural + (1 - kappa) * certified; -margins are the worst-case logits.
+def worst_case(margins_BK: Tensor, y_B: Tensor) -> Tensor:
+    """Cross-entropy of the worst logits in a box, mean over the batch, from bounds on margins.
 
     margins_BK[b, j] bounds logit[y_b] - logit[j] from below, and is 0 at j = y_b, so cross-entropy
     of -margins is the largest that the logits in the box can have (Wong and Kolter 2018, thm. 2).
     """
+    return F.cross_entropy(-margins_BK, y_B)
+
+
+def worst_case_terms(
+    result: IntervalResult, certified: Tensor, y_B: Tensor, kappa: float
+) -> LossTerms:
+    """Return kappa * natural + (1 - kappa) * certified; intervals say how many are certified."""
     natural = F.cross_entropy(result.logits_BK, y_B)
-    certified = F.cross_entropy(-margins_BK, y_B)
-    own = F.one_hot(y_B, margins_BK.shape[1]).bool()
+    own = F.one_hot(y_B, result.margins_BK.shape[1]).bool()
     return LossTerms(
         total=kappa * natural + (1.0 - kappa) * certified,
         natural=natural,
         certified=certified,
         num_correct=(result.logits_BK.argmax(1) == y_B).sum(),
-        num_certified=((margins_BK > 0) | own).all(1).sum(),
+        num_certified=((result.margins_BK > 0) | own).all(1).sum(),
         logits_BK=result.logits_BK,
     )
 
 
-def mix(start: float, end: float, progress: float) -> float:
+def mix(start: Number, end: Number, progress: float) -> Number:
     """From `start` at progress 0 to `end` at progress 1, both exactly."""
     return start * (1.0 - progress) + end * progress

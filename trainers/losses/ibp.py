@@ -8,7 +8,7 @@ from torch import Tensor
 
 from spaces.training import CertifiedLossConfig
 from trainers.bounds import IntervalPass, IntervalResult, ball
-from trainers.losses.base import Loss, LossTerms, mix, natural_terms, worst_case_terms
+from trainers.losses.base import Loss, LossTerms, mix, natural_terms, worst_case, worst_case_terms
 from trainers.losses.regularizer import warmup_penalty
 from trainers.losses.stability import nrs_penalty, relu_gains
 from trainers.wiring import Wiring
@@ -34,20 +34,17 @@ class IbpLoss(Loss):
             return natural_terms(self.logits(x_BCHW), y_B)
         lower, upper = ball(x_BCHW, epsilon)
         result = self.interval.margins(x_BCHW, y_B, lower, upper)
-        margins_BK = self.margins(result, x_BCHW, y_B, epsilon, progress)
         kappa = mix(self.config.kappa_start, self.config.kappa, progress)
-        terms = worst_case_terms(result, margins_BK, y_B, kappa)
+        terms = worst_case_terms(result, self.certified(result, y_B, progress), y_B, kappa)
         return replace(terms, total=terms.total + self._penalty(result, progress))
 
     def passes(self, epsilon: float, progress: float) -> int:
         """One for the logits, two more for the centre and the radius of interval bounds."""
         return 1 if epsilon == 0.0 else 3
 
-    def margins(
-        self, result: IntervalResult, x_BCHW: Tensor, y_B: Tensor, epsilon: float, progress: float
-    ) -> Tensor:
-        """The margins that are certified; tighter losses replace this."""
-        return result.margins_BK
+    def certified(self, result: IntervalResult, y_B: Tensor, progress: float) -> Tensor:
+        """Cross-entropy in the worst case, mean over the batch; tighter losses replace this."""
+        return worst_case(result.margins_BK, y_B)
 
     def _penalty(self, result: IntervalResult, progress: float) -> Tensor | float:
         """What is added to the loss; a term of weight 0 is not computed."""

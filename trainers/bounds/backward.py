@@ -1,0 +1,322 @@
+"""Linear bounds by backward substitution: CROWN-IBP, CROWN and alpha-CROWN in plain torch.
+
+A row is a linear function of one value of a network, for one example: coefficients of that value's
+shape. Going back through the steps, each ReLU is replaced by lines below and above it, until the
+row is a linear function of the input, whose least value over the box is known (Zhang et al. 2018,
+arXiv:1811.00866; for alpha-CROWN Xu et al. 2021, arXiv:2011.13824).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from trainers.bounds.interval import Activation, Bounds, IntervalPass
+from trainers.bounds.program import Add, Affine, Flatten, SpatialMean, is_number
+
+_ELEMENTS = 2**23
+"""Largest number of coefficients that are carried at a time."""
+
+Slopes = Mapping[int, Tensor]
+"""By the number of a ReLU's step: the slope of the line below it, (rows, *shape), in [0, 1]."""
+
+
+class BackwardBounds:
+    """Backward bounds of the network of `interval`, on one batch of boxes.
+
+    `values` are the network's values with intervals, by number (`IntervalPass.values`), up to where
+    rows start or the one before. All is differentiable with respect to parameters and slopes.
+    """
+
+    def __init__(self, interval: IntervalPass, values: list[Activation]) -> None:
+        self.program, self.values = interval.program, values
+
+    def lower(
+        self,
+        number: int,
+        rows: Tensor,
+        owner_R: Tensor | None = None,
+        slopes: Slopes | None = None,
+    ) -> Tensor:
+        """Lower bounds (R,) of sum(rows[r] * value), over the box of example owner_R[r].
+
+        rows: (R, *shape of value `number`). Without `owner_R` there is one row for each example.
+        Without `slopes` the line below an open ReLU is x or 0, whichever leaves less room.
+        """
+        pending = {number: rows}
+        constant_R = rows.new_zeros(len(rows))
+        for made in range(number, 0, -1):
+            if made not in pending:
+                continue
+            row = pending.pop(made)
+            step = self.program.steps[made - 1]
+            before = self.values[step.inputs[0]]
+            added_R: Tensor | None
+            if isinstance(step.op, nn.ReLU):
+                given = None if slopes is None else slopes.get(made)
+                row, added_R = _through_relu(row, before, owner_R, given)
+            else:
+                norm = self.values[made].norm if made < len(self.values) else None
+                row, added_R = _through(step.op, row, before, norm)
+            if added_R is not None:
+                constant_R = constant_R + added_R
+            for i in step.inputs:
+                pending[i] = pending[i] + row if i in pending else row
+        box, row = self.values[0], pending[0].flatten(1)
+        center, radius = (_of(t, owner_R).flatten(1) for t in (box.center, box.radius))
+        return constant_R + (row * center).sum(1) - (row.abs() * radius).sum(1)
+
+    def largest(self, number: int) -> int:
+        """The number of elements of the largest value on the way back from value `number`."""
+        return max(value.center[0].numel() for value in self.values[: number + 1])
+
+
+def crown_values(
+    interval: IntervalPass, x: Tensor, lower: Tensor, upper: Tensor
+) -> list[Activation]:
+    """`IntervalPass.values` with CROWN's bounds in front of each ReLU, where they are tighter.
+
+    Only ReLUs that may be on either side of zero are bounded again, from the input on, with the
+    bounds found before. x, lower, upper: (B, ...).
+    """
+    free = _without_relu(interval)
+
+    def refine(values: list[Activation], number: int) -> Activation:
+        return values[number] if free[number] else _refined(interval, values, number)
+
+    return interval.values(x, lower, upper, refine=refine)
+
+
+def specification(y_B: Tensor, num_classes: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows e_y - e_j, (B * (K - 1), K), for all classes j other than y, and those j, (B, K - 1)."""
+    others_BJ = torch.arange(num_classes - 1, device=y_B.device).expand(len(y_B), -1)
+    others_BJ = others_BJ + (others_BJ >= y_B[:, None])
+    identity = torch.eye(num_classes, dtype=like.dtype, device=like.device)
+    return (identity[y_B][:, None, :] - identity[others_BJ]).flatten(0, 1), others_BJ
+
+
+def backward_margins(
+    interval: IntervalPass, values: list[Activation], y_B: Tensor, logits_BK: Tensor
+) -> Tensor:
+    """margins_BK[b, j], a lower bound on logit[y_b] - logit[j]; the column of y_b is 0."""
+    output = interval.program.output
+    rows, others_BJ = specification(y_B, logits_BK.shape[1], logits_BK)
+    owner_R = torch.arange(len(y_B), device=y_B.device).repeat_interleave(others_BJ.shape[1])
+    bounds = BackwardBounds(interval, values)
+    size = max(1, _ELEMENTS // bounds.largest(output))
+    found = [
+        bounds.lower(output, part, owners)
+        for part, owners in zip(rows.split(size), owner_R.split(size), strict=True)
+    ]
+    return torch.zeros_like(logits_BK).scatter(1, others_BJ, torch.cat(found).view_as(others_BJ))
+
+
+def optimized_margins(
+    interval: IntervalPass,
+    values: list[Activation],
+    y_B: Tensor,
+    margins_BK: Tensor,
+    *,
+    iterations: int = 20,
+    lr: float = 0.3,
+) -> Tensor:
+    """`margins_BK`, raised where it is not positive by optimising the lines below ReLUs.
+
+    alpha-CROWN with the bounds in front of ReLUs held fixed: Adam climbs each row's own bound; the
+    best bound on the way counts, so that none gets looser.
+    """
+    output, found_BK = interval.program.output, margins_BK.clone()
+    examples, classes = ((margins_BK <= 0) & (F.one_hot(y_B, margins_BK.shape[1]) == 0)).nonzero(
+        as_tuple=True
+    )
+    identity = torch.eye(margins_BK.shape[1]).to(margins_BK)
+    bounds = BackwardBounds(interval, values)
+    size = max(1, _ELEMENTS // (4 * bounds.largest(output)))
+    for owners, others in zip(examples.split(size), classes.split(size), strict=True):
+        rows = identity[y_B[owners]] - identity[others]
+        best_R = _optimized(bounds, output, rows, owners, iterations, lr)
+        found_BK[owners, others] = torch.maximum(best_R, found_BK[owners, others])
+    return found_BK
+
+
+def _optimized(
+    bounds: BackwardBounds,
+    number: int,
+    rows: Tensor,
+    owner_R: Tensor,
+    iterations: int,
+    lr: float,
+) -> Tensor:
+    slopes = {}
+    for made, step in enumerate(bounds.program.steps[:number], 1):
+        if isinstance(step.op, nn.ReLU):
+            lower, upper = bounds.values[step.inputs[0]].bounds
+            slopes[made] = (upper > -lower).to(rows)[owner_R].requires_grad_(True)
+    best_R = rows.new_full((len(rows),), -math.inf)
+    if not slopes:
+        return best_R
+    optimizer = torch.optim.Adam(list(slopes.values()), lr=lr)
+    with torch.enable_grad():
+        for _ in range(iterations):
+            lower_R = bounds.lower(number, rows, owner_R, slopes)
+            best_R = torch.maximum(best_R, lower_R.detach())
+            if bool((best_R > 0).all()):
+                break
+            optimizer.zero_grad(set_to_none=True)
+            (-lower_R.sum()).backward()
+            optimizer.step()
+            for slope in slopes.values():
+                slope.data.clamp_(0.0, 1.0)
+    return best_R
+
+
+def _refined(interval: IntervalPass, values: list[Activation], number: int) -> Activation:
+    """Value `number` with tighter ends where it may be on either side of zero."""
+    bounds, old = BackwardBounds(interval, values), values[number]
+    lower, upper = (end.flatten(1).clone() for end in old.bounds)
+    examples, places = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
+    size = max(1, _ELEMENTS // (2 * bounds.largest(number)))
+    for owners, at in zip(examples.split(size), places.split(size), strict=True):
+        rows = lower.new_zeros(2, len(at), lower.shape[1])
+        rows[:, torch.arange(len(at), device=at.device), at] = 1.0
+        rows[1].neg_()
+        rows = rows.view(-1, *old.center.shape[1:])
+        found = bounds.lower(number, rows, owners.repeat(2)).view(2, -1)
+        lower[owners, at] = torch.maximum(lower[owners, at], found[0])
+        upper[owners, at] = torch.minimum(upper[owners, at], -found[1])
+    # Rounding may let ends that coincide pass each other.
+    lower, upper = torch.minimum(lower, upper), torch.maximum(lower, upper)
+    center, radius = ((upper + lower) / 2).view_as(old.center), ((upper - lower) / 2)
+    return Activation(old.value, center, radius.view_as(old.radius), old.norm)
+
+
+def _without_relu(interval: IntervalPass) -> list[bool]:
+    """For each value, whether no ReLU stands between it and the input: intervals are exact."""
+    free = [True]
+    for step in interval.program.steps:
+        free.append(not isinstance(step.op, nn.ReLU | Add) and all(free[i] for i in step.inputs))
+    return free
+
+
+def _of(tensor: Tensor, owner_R: Tensor | None) -> Tensor:
+    """What belongs to each row, from what belongs to each example."""
+    return tensor if owner_R is None else tensor[owner_R]
+
+
+def _through_relu(
+    row: Tensor, before: Activation, owner_R: Tensor | None, slope: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """A coefficient > 0 takes the line below, another one the line above."""
+    center, radius = _of(before.center, owner_R), _of(before.radius, owner_R)
+    below = (center > 0).to(row)  # x where more of the interval is above zero; right if stable
+    if slope is not None:
+        below = torch.where(center.abs() < radius, slope, below)
+    row, added_R = _Relaxed.apply(row, center, radius, below)
+    return row, added_R
+
+
+class _Relaxed(torch.autograd.Function):
+    """A row in front of a ReLU, and the constant it gains; by hand, for half the memory traffic.
+
+    With p = max(u, 0) and q = max(-l, 0) the line above is (p x + p q) / (p + q), which is right
+    for stable units too: x where q is 0, and 0 where p is.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, row: Tensor, center: Tensor, radius: Tensor, below: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        p, q = (center + radius).relu_(), (radius - center).relu_()
+        length = (p + q).clamp_(min=torch.finfo(row.dtype).tiny)
+        above = p.div_(length)
+        intercept = q * above
+        ctx.save_for_backward(row, below, above, intercept, q.div_(length), length)
+        added_R = (row.clamp(max=0.0).mul_(intercept)).flatten(1).sum(1)
+        return row * torch.where(row > 0, below, above), added_R
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, row_grad: Tensor, added_grad_R: Tensor) -> tuple[Any, ...]:
+        row, below, above, intercept, rest, length = ctx.saved_tensors
+        added_grad = added_grad_R.view(-1, *[1] * (row.ndim - 1))
+        is_positive = row > 0
+        through = row_grad * torch.where(is_positive, below, above)
+        through = torch.where(is_positive, through, through + added_grad * intercept)
+        below_grad = row_grad * row.clamp(min=0.0) if ctx.needs_input_grad[3] else None
+        if not ctx.needs_input_grad[1]:
+            return through, None, None, below_grad
+        # Only open units (neither share is 0) move the line above.
+        negative = row.clamp(max=0.0).mul_((above > 0) & (rest > 0))
+        turn = row_grad / length
+        upper_grad = (turn + added_grad * rest).mul_(rest).mul_(negative)
+        lower_grad = (turn - added_grad * above).mul_(above).mul_(negative)
+        return through, upper_grad + lower_grad, upper_grad.sub_(lower_grad), below_grad
+
+
+def _through(
+    op: Any, row: Tensor, before: Activation, norm: Bounds | None
+) -> tuple[Tensor, Tensor | None]:
+    """A row before an affine step, from one behind it, and what the step's constants add to it."""
+    if isinstance(op, nn.Linear):
+        return row @ op.weight, None if op.bias is None else _dot(row, op.bias)
+    if isinstance(op, nn.Conv2d):
+        bias = None if op.bias is None else _dot(row, op.bias.view(-1, 1, 1))
+        return _transposed(op, row, before.center.shape[2:]), bias
+    if isinstance(op, nn.BatchNorm1d | nn.BatchNorm2d):
+        assert norm is not None, "batch normalisation leaves its scale and shift"
+        scale, shift = norm
+        return row * scale, _dot(row, shift)
+    if isinstance(op, Affine):
+        scale, shift = op.constants(before.value)
+        added_R = None if is_number(shift, 0.0) else _dot(row, shift)
+        return row if is_number(scale, 1.0) else row * scale, added_R
+    if isinstance(op, nn.AvgPool2d | SpatialMean):
+        return _pulled_back(op, row, before), None
+    if isinstance(op, Flatten):
+        return row.view(-1, *before.center.shape[1:]), None
+    assert isinstance(op, Add | nn.Identity | nn.Dropout | nn.Dropout2d), op
+    return row, None
+
+
+def _dot(row: Tensor, constant: Any) -> Tensor:
+    return (row * constant).flatten(1).sum(1)
+
+
+def _transposed(op: nn.Conv2d, row: Tensor, size: torch.Size) -> Tensor:
+    """The convolution's transpose; `size` is that of its input."""
+    (top, bottom), (left, right) = _padding(op, 0), _padding(op, 1)
+    padded = size[0] + top + bottom, size[1] + left + right
+    reach = [op.dilation[i] * (op.kernel_size[i] - 1) + 1 for i in (0, 1)]
+    unread = [padded[i] - (row.shape[i + 2] - 1) * op.stride[i] - reach[i] for i in (0, 1)]
+    symmetric = top == bottom and left == right
+    padding = (top, left) if symmetric else (0, 0)
+    options = (op.stride, padding, unread, op.groups, op.dilation)
+    out = F.conv_transpose2d(row, op.weight, None, *options)
+    return out if symmetric else out[:, :, top : top + size[0], left : left + size[1]]
+
+
+def _padding(op: nn.Conv2d, axis: int) -> tuple[int, int]:
+    """Zeros before and behind, whatever the layer calls them."""
+    if op.padding == "same":
+        total = op.dilation[axis] * (op.kernel_size[axis] - 1)
+        return total // 2, total - total // 2
+    if op.padding == "valid":
+        return 0, 0
+    assert not isinstance(op.padding, str)
+    return op.padding[axis], op.padding[axis]
+
+
+def _pulled_back(op: nn.Module, row: Tensor, before: Activation) -> Tensor:
+    """The transpose of a linear step, as its gradient."""
+    create = torch.is_grad_enabled() and row.requires_grad
+    with torch.enable_grad():
+        x = torch.zeros(len(row), *before.center.shape[1:], dtype=row.dtype, device=row.device)
+        x.requires_grad_(True)
+        (out,) = torch.autograd.grad(op(x), x, row, create_graph=create)
+    return out
