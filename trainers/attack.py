@@ -15,7 +15,7 @@ def pgd(
     model: nn.Module,
     x: Tensor,
     y_B: Tensor,
-    radius: float,
+    radius: float | Tensor,
     *,
     steps: int,
     restarts: int,
@@ -30,6 +30,7 @@ def pgd(
     The first start is x itself, the others are uniform in the ball; only examples that are still
     classified correctly go on. found_B tells where argmax(model(adversarial)) != y; elsewhere the
     last point tried is returned. Never leaves the ball or [low, high]. The model's modes are kept.
+    `radius` may be a tensor that broadcasts to x.
     """
     lower, upper = _inner_ball(x, radius, low, high)
     best = x.clone()
@@ -44,8 +45,9 @@ def pgd(
                 noise = torch.rand(start.shape, generator=generator, device=generator.device)
                 span = upper[todo] - lower[todo]
                 start = (lower[todo] + noise.to(x) * span).clamp(lower[todo], upper[todo])
+            size = radius[todo].to(x) if isinstance(radius, Tensor) else radius
             best[todo], found_B[todo] = _climb(
-                model, start, y_B[todo], (lower[todo], upper[todo]), radius, steps
+                model, start, y_B[todo], (lower[todo], upper[todo]), size, steps
             )
     return best, found_B
 
@@ -55,6 +57,24 @@ def attacked(model: nn.Module, x: Tensor, y_B: Tensor, radius: float, steps: int
     return pgd(model, x, y_B, radius, steps=steps, restarts=1, generator=torch.Generator())[0]
 
 
+def polished(
+    model: nn.Module,
+    start: Tensor,
+    x: Tensor,
+    y_B: Tensor,
+    radius: float,
+    *,
+    low: float = 0.0,
+    high: float = 1.0,
+    steps: int = 10,
+) -> Tensor:
+    """`start` moved into the ball around x in its own type and, if it is not wrong, a little on."""
+    lower, upper = _inner_ball(x, radius, low, high)
+    with evaluating(model):
+        point = start.clamp(lower, upper)
+        return _climb(model, point, y_B, (lower, upper), radius / 20, steps)[0]
+
+
 def margins(logits_BK: Tensor, y_B: Tensor) -> Tensor:
     """Logit of the best wrong class minus that of y, for each example."""
     wrong = logits_BK.scatter(1, y_B[:, None], -math.inf).amax(1)
@@ -62,12 +82,19 @@ def margins(logits_BK: Tensor, y_B: Tensor) -> Tensor:
 
 
 def _climb(
-    model: nn.Module, x: Tensor, y_B: Tensor, box: tuple[Tensor, Tensor], radius: float, steps: int
+    model: nn.Module,
+    x: Tensor,
+    y_B: Tensor,
+    box: tuple[Tensor, Tensor],
+    radius: float | Tensor,
+    steps: int,
 ) -> tuple[Tensor, Tensor]:
     """All steps from one start; examples that are found stop moving."""
     out = x.clone()
     found_B = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     active = torch.arange(len(x), device=x.device)
+    radius = radius if isinstance(radius, Tensor) else x.new_tensor(radius)
+    radius = radius.expand_as(x)
     for step in range(steps + 1):
         point = out[active].requires_grad_(True)
         with torch.enable_grad():
@@ -79,17 +106,20 @@ def _climb(
         active = active[going]
         if step == steps or not len(active):
             break
-        size = radius * (1.0 + math.cos(math.pi * step / steps)) / 2.0
+        size = radius[active] * (1.0 + math.cos(math.pi * step / steps)) / 2.0
         moved = point.detach()[going] + size * gradient[going].sign()
         out[active] = moved.clamp(box[0][active], box[1][active])
     return out, found_B
 
 
-def _inner_ball(x: Tensor, radius: float, low: float, high: float) -> tuple[Tensor, Tensor]:
+def _inner_ball(
+    x: Tensor, radius: float | Tensor, low: float, high: float
+) -> tuple[Tensor, Tensor]:
     """The ball in the type of x, rounded inwards: none of its points is outside the real one."""
     # x - radius itself rounds, in float64 too: so much less that it rounds to within the ball.
     rounding = 4 * torch.finfo(torch.float64).eps * max(abs(low), abs(high), 1.0)
-    exact_lower, exact_upper = ball(x.double(), max(radius - rounding, 0.0), low, high)
+    inner = torch.as_tensor(radius, dtype=torch.float64, device=x.device) - rounding
+    exact_lower, exact_upper = ball(x.double(), inner.clamp(min=0.0), low, high)
     lower, upper = exact_lower.to(x), exact_upper.to(x)
     lower = torch.where(lower.double() < exact_lower, torch.nextafter(lower, upper), lower)
     return lower, torch.where(upper.double() > exact_upper, torch.nextafter(upper, lower), upper)

@@ -227,7 +227,7 @@ def test_it_is_quiet(capfd):
 @pytest.mark.slow
 def test_importing_it_changes_nothing_else():
     script = (
-        "import logging, sys, warnings, torch\n"
+        "import logging, sys, warnings, torch, trainers\n"
         "filters = warnings.filters[:]\n"
         "from trainers.bounds.lirpa import load_auto_lirpa\n"
         "assert 'auto_LiRPA' not in sys.modules, 'imported before it is needed'\n"

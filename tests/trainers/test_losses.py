@@ -5,10 +5,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from spaces.training import CrownIbpLossConfig, IbpLossConfig, NaturalLossConfig
 from trainers.bounds import IntervalPass, IntervalResult, ball
+from trainers.bounds.backward import BackwardBounds
 from trainers.bounds.interval import Activation
 from trainers.bounds.lirpa import LirpaBounds
 from trainers.errors import UnsupportedLayer
@@ -109,7 +112,7 @@ def test_a_step_updates_running_statistics_once(config):
 def test_crown_ibp_mixes_its_bounds_with_intervals():
     model = network().eval()
     x, y_B = batch()
-    config = CrownIbpLossConfig(beta_end=0.4, kappa=0.0, warmup_regularizer=0.0)
+    config = CrownIbpLossConfig(beta_end=0.4, kappa=0.0, warmup_regularizer=0.0, fusion=False)
     terms = build_loss(config, model, x)(x, y_B, 0.1, 1.0)
     ibp_BK = IntervalPass(model).margins(x, y_B, *ball(x, 0.1)).margins_BK
     crown_BK = LirpaBounds(model, x).margins(x, y_B, 0.1, "crown-ibp")
@@ -120,9 +123,56 @@ def test_crown_ibp_mixes_its_bounds_with_intervals():
 
 def test_without_crown_bounds_only_intervals_are_propagated(monkeypatch):
     x, y_B = batch()
-    loss = build_loss(CrownIbpLossConfig(beta_end=0.0), network(), x)
-    monkeypatch.setattr(LirpaBounds, "margins", None)
-    assert loss(x, y_B, 0.1, 1.0).certified.isfinite()
+    for fusion in (True, False):
+        config = CrownIbpLossConfig(beta_end=0.0, fusion=fusion)
+        loss = build_loss(config, network(), x)
+        monkeypatch.setattr(BackwardBounds, "lower", None)
+        assert loss(x, y_B, 0.1, 1.0).certified.isfinite()
+
+
+def test_loss_fusion_bounds_each_exponential_by_its_chord():
+    # Logits (0, x) and label 0: the loss is log(1 + exp(x)) for x in [0.2, 0.6]. ReLU(x) = x there.
+    model = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 2))
+    with torch.no_grad():
+        for layer, weight in ((model[0], [[1.0]]), (model[2], [[0.0], [1.0]])):
+            layer.weight.copy_(torch.tensor(weight)), layer.bias.zero_()
+    config = CrownIbpLossConfig(beta_end=1.0, warmup_regularizer=0.0)
+    x, y_B = torch.tensor([[0.4]]), torch.tensor([0])
+    terms = build_loss(config, model, x)(x, y_B, 0.2, 1.0)
+    assert float(terms.certified) == pytest.approx(math.log1p(math.exp(0.6)), rel=1e-6)
+
+
+@given(seed=st.integers(0, 10_000), epsilon=st.floats(1e-4, 2.0), mode=st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_the_fused_loss_is_never_below_the_loss_of_an_input_in_the_box(seed, epsilon, mode):
+    model = network(seed).train(mode)
+    x, y_B = batch(16)
+    loss = build_loss(CrownIbpLossConfig(beta_end=1.0, warmup_regularizer=0.0), model, x)
+    with torch.no_grad():
+        bound = float(loss(x, y_B, epsilon, 1.0).certified)
+        lower, upper = ball(x, epsilon)
+        model.eval()
+        if mode:  # bounds hold for the statistics of the batch
+            hidden = model[0](x)
+            model[1].running_mean.copy_(hidden.mean(0))
+            model[1].running_var.copy_(hidden.var(0, unbiased=False))
+        worst_B = torch.full((16,), -math.inf)
+        for _ in range(200):
+            point = lower + (upper - lower) * torch.rand(x.shape).round(decimals=1)
+            worst_B = torch.maximum(worst_B, F.cross_entropy(model(point), y_B, reduction="none"))
+    assert bound >= float(worst_B.mean()) - 1e-5
+
+
+def test_the_fused_loss_survives_bounds_that_overflow_exponentials():
+    model = network()
+    x, y_B = batch()
+    with torch.no_grad():
+        model[5].weight.mul_(1e4)
+    loss = build_loss(CrownIbpLossConfig(beta_end=0.5), model, x)
+    terms = loss(x, y_B, 1.0, 0.5)
+    terms.total.backward()
+    assert terms.certified.isfinite()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
 def penalty(inputs, lower, upper):

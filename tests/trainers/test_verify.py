@@ -3,7 +3,9 @@
 import copy
 import itertools
 import math
+import time
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from trainers.bounds.lirpa import LirpaBounds
 from trainers.errors import UnsupportedLayer, VerificationError
-from trainers.verify import verify
+from trainers.verify import cascade, exact, verify
 
 
 def threshold(at):
@@ -75,10 +76,13 @@ def test_dearer_bounds_are_asked_only_for_what_is_open():
     x = torch.rand(60, 2, generator=torch.Generator().manual_seed(0))
     model = mlp().eval()
     result = verify(model, x, model(x).argmax(1), 0.03)
-    assert [step.name for step in result.steps] == ["natural", "ibp", "pgd", "crown-ibp", "crown"]
+    steps = ["natural", "ibp", "pgd", "crown-ibp", "crown", "alpha-crown", "exact"]
+    assert [step.name for step in result.steps] == steps
     for before, after in itertools.pairwise(result.steps):
         assert after.num_examples == before.num_examples - before.num_decided
-    assert {"ibp", "pgd", "crown-ibp"} <= set(result.method)
+    assert {"ibp", "pgd", "crown-ibp", "exact"} <= set(result.method)
+    assert set(result.num_open_relus) == {i for i, m in enumerate(result.method) if m == "exact"}
+    assert "unknown" not in result.verdicts
     only_ibp = verify(model, x, model(x).argmax(1), 0.03, methods=("ibp",), attack_steps=0)
     assert [step.name for step in only_ibp.steps] == ["natural", "ibp"]
     assert only_ibp.verified_accuracy < result.verified_accuracy
@@ -175,20 +179,38 @@ def test_the_data_range_clips_the_ball():
     assert verify(threshold(0.45), x, y_B, 0.1).verdicts == ("falsified",)
 
 
-def test_when_time_is_up_the_rest_is_unknown():
+@pytest.mark.parametrize("limit", ["timeout_s", "budget_s"])
+def test_when_time_is_up_the_rest_is_unknown(limit):
     x = torch.rand(20, 2, generator=torch.Generator().manual_seed(0))
     y_B = mlp().eval()(x).argmax(1)
     y_B[0] = (y_B[0] + 1) % 3
-    result = verify(mlp(), x, y_B, 0.03, timeout_s=0.0)
+    result = verify(mlp(), x, y_B, 0.03, **{limit: 0.0})
     assert result.verdicts == ("misclassified", *["unknown"] * 19)
     assert result.method == ("natural", *["timeout"] * 19)
 
 
-def test_bounds_that_an_input_contradicts_are_an_error(monkeypatch):
-    def too_good(self, x, y_B, *rest):
-        return torch.full((len(x), 3), 1e3, dtype=x.dtype).scatter(1, y_B[:, None], 0.0)
+def test_an_example_that_uses_up_its_own_time_leaves_the_others_theirs(monkeypatch):
+    def slow_for_the_third(program, classes, at_most, deadline, replay):
+        if np.isclose(program.input_lower[0], float(x[2, 0]) - 0.08):
+            assert deadline - time.perf_counter() < 5.0
+            return "timeout"
+        return exact.decide(program, classes, at_most, deadline, replay)
 
-    monkeypatch.setattr(LirpaBounds, "margins", too_good)
+    monkeypatch.setattr(cascade, "decide", slow_for_the_third)
+    x = torch.rand(20, 2, generator=torch.Generator().manual_seed(0)).clamp(0.1, 0.9)
+    y_B = mlp().eval()(x).argmax(1)
+    result = verify(mlp(), x, y_B, 0.08, methods=("exact",), attack_steps=0, timeout_s=5.0)
+    assert (result.verdicts[2], result.method[2]) == ("unknown", "timeout")
+    assert "unknown" not in result.verdicts[:2] + result.verdicts[3:]
+
+
+def margins_of(number):
+    """Bounds on margins that say `number` of every class."""
+    return lambda interval, values, y_B, logits_BK: torch.full_like(logits_BK, number)
+
+
+def test_bounds_that_an_input_contradicts_are_an_error(monkeypatch):
+    monkeypatch.setattr(cascade, "backward_margins", margins_of(1e3))
     x = torch.rand(5, 2)
     with pytest.raises(VerificationError, match="bounds exceed a margin"):
         verify(mlp(), x, mlp().eval()(x).argmax(1), 0.5, methods=("crown",))
@@ -196,11 +218,7 @@ def test_bounds_that_an_input_contradicts_are_an_error(monkeypatch):
 
 def test_bounds_that_are_not_finite_prove_nothing(monkeypatch):
     for bad in (math.nan, -math.inf):
-
-        def broken(self, x, y_B, *rest, bad=bad):
-            return torch.full((len(x), 3), bad, dtype=x.dtype).scatter(1, y_B[:, None], 0.0)
-
-        monkeypatch.setattr(LirpaBounds, "margins", broken)
+        monkeypatch.setattr(cascade, "backward_margins", margins_of(bad))
         x = torch.rand(5, 2)
         result = verify(mlp(), x, mlp().eval()(x).argmax(1), 0.0, methods=("crown",))
         assert set(result.verdicts) == {"unknown"}
@@ -233,7 +251,7 @@ X, Y = torch.full((2, 2), 0.5), torch.tensor([0, 1])
         ({"radius": -0.1}, "radius is -0.1"),
         ({"radius": math.nan}, "radius is nan"),
         ({"radius": "0.1"}, "radius is '0.1'"),
-        ({"methods": ("exact",)}, "available are ibp, crown-ibp, crown"),
+        ({"methods": ("magic",)}, "available are ibp, crown-ibp, crown, alpha-crown, exact"),
         ({"methods": ()}, "asks for nothing"),
         ({"methods": "ibp"}, r"give a tuple, \('ibp',\)"),
         ({"low": 1.0, "high": 0.0}, "low must be less than high"),
@@ -249,6 +267,8 @@ X, Y = torch.full((2, 2), 0.5), torch.tensor([0, 1])
         ({"y_B": Y - 1}, "label -1 is out of range"),
         ({"model": nn.Sequential(nn.Linear(2, 1))}, "at least two classes"),
         ({"timeout_s": -1.0}, "timeout_s is -1.0"),
+        ({"budget_s": math.nan}, "budget_s is nan"),
+        ({"workers": 0}, "workers is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"attack_restarts": 0}, "attack_restarts is 0"),
     ],

@@ -136,7 +136,7 @@ def optimized_margins(
         as_tuple=True
     )
     identity = torch.eye(margins_BK.shape[1]).to(margins_BK)
-    bounds = BackwardBounds(interval, values)
+    bounds = BackwardBounds(interval, [value.detach() for value in values])
     size = max(1, _ELEMENTS // (4 * bounds.largest(output)))
     for owners, others in zip(examples.split(size), classes.split(size), strict=True):
         rows = identity[y_B[owners]] - identity[others]
@@ -158,9 +158,9 @@ def _optimized(
         if isinstance(step.op, nn.ReLU):
             lower, upper = bounds.values[step.inputs[0]].bounds
             slopes[made] = (upper > -lower).to(rows)[owner_R].requires_grad_(True)
-    best_R = rows.new_full((len(rows),), -math.inf)
     if not slopes:
-        return best_R
+        return bounds.lower(number, rows, owner_R)
+    best_R = rows.new_full((len(rows),), -math.inf)
     optimizer = torch.optim.Adam(list(slopes.values()), lr=lr)
     with torch.enable_grad():
         for _ in range(iterations):
@@ -168,8 +168,9 @@ def _optimized(
             best_R = torch.maximum(best_R, lower_R.detach())
             if bool((best_R > 0).all()):
                 break
-            optimizer.zero_grad(set_to_none=True)
-            (-lower_R.sum()).backward()
+            gradients = torch.autograd.grad(-lower_R.sum(), list(slopes.values()))
+            for slope, gradient in zip(slopes.values(), gradients, strict=True):
+                slope.grad = gradient
             optimizer.step()
             for slope in slopes.values():
                 slope.data.clamp_(0.0, 1.0)
@@ -290,7 +291,7 @@ def _dot(row: Tensor, constant: Any) -> Tensor:
 
 def _transposed(op: nn.Conv2d, row: Tensor, size: torch.Size) -> Tensor:
     """The convolution's transpose; `size` is that of its input."""
-    (top, bottom), (left, right) = _padding(op, 0), _padding(op, 1)
+    (top, bottom), (left, right) = convolution_padding(op)
     padded = size[0] + top + bottom, size[1] + left + right
     reach = [op.dilation[i] * (op.kernel_size[i] - 1) + 1 for i in (0, 1)]
     unread = [padded[i] - (row.shape[i + 2] - 1) * op.stride[i] - reach[i] for i in (0, 1)]
@@ -301,15 +302,16 @@ def _transposed(op: nn.Conv2d, row: Tensor, size: torch.Size) -> Tensor:
     return out if symmetric else out[:, :, top : top + size[0], left : left + size[1]]
 
 
-def _padding(op: nn.Conv2d, axis: int) -> tuple[int, int]:
-    """Zeros before and behind, whatever the layer calls them."""
-    if op.padding == "same":
-        total = op.dilation[axis] * (op.kernel_size[axis] - 1)
-        return total // 2, total - total // 2
+def convolution_padding(op: nn.Conv2d) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Zeros above and below, left and right, whatever the layer calls them."""
     if op.padding == "valid":
-        return 0, 0
+        return (0, 0), (0, 0)
+    if op.padding == "same":
+        totals = [d * (k - 1) for d, k in zip(op.dilation, op.kernel_size, strict=True)]
+        (top, bottom), (left, right) = ((t // 2, t - t // 2) for t in totals)
+        return (top, bottom), (left, right)
     assert not isinstance(op.padding, str)
-    return op.padding[axis], op.padding[axis]
+    return (op.padding[0], op.padding[0]), (op.padding[1], op.padding[1])
 
 
 def _pulled_back(op: nn.Module, row: Tensor, before: Activation) -> Tensor:

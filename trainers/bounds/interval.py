@@ -7,7 +7,7 @@ an affine layer maps the midpoint as it maps the value, and the radius by its ab
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -35,6 +35,15 @@ class Activation:
     def map(self, function: Callable[[Tensor], Tensor]) -> Activation:
         """The same function of value, center and radius."""
         return Activation(function(self.value), function(self.center), function(self.radius))
+
+    def detach(self) -> Activation:
+        """The same, as constants."""
+        norm = None if self.norm is None else (self.norm[0].detach(), self.norm[1].detach())
+        return replace(self.map(Tensor.detach), norm=norm)
+
+    def select(self, chosen: Tensor) -> Activation:
+        """That of some examples of the batch."""
+        return replace(self.map(lambda t: t[chosen]), norm=self.norm)
 
     @property
     def bounds(self) -> Bounds:

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
 
 from trainers.attack import pgd
-from trainers.bounds import IntervalPass, ball
-from trainers.bounds.lirpa import LirpaBounds
+from trainers.bounds.backward import backward_margins, crown_values, optimized_margins
+from trainers.bounds.interval import Activation
 from trainers.errors import VerificationError
-from trainers.verify.checks import check_examples, check_logits, check_settings
-from trainers.verify.verdict import StepRecord, Verdict, VerificationResult
+from trainers.verify.checks import check_examples, check_limits, check_settings
+from trainers.verify.encode import Encoder
+from trainers.verify.exact import SOLVER_MARGIN, Outcome, decide
+from trainers.verify.examples import ROUNDING, Examples
+from trainers.verify.relu_program import FEASIBILITY, Array
+from trainers.verify.verdict import VerificationResult
 
-AVAILABLE_METHODS = ("ibp", "crown-ibp", "crown")
-"""Bounds that `verify` can use, in the order in which it uses them."""
+AVAILABLE_METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown", "exact")
+"""What `verify` can prove by, in the order in which it does."""
 
-_ROUNDING = 1e-6
-"""Share of the largest logit that a margin must exceed, besides the rounding that is measured."""
-_CROWN_ELEMENTS = 2**25
-"""Largest number of coefficients of one batch of CROWN bounds."""
+_CLOSELY = AVAILABLE_METHODS[2:]
+_ELEMENTS = 2**25
+"""Largest number of values of one batch that CROWN looks at."""
 
 
 def verify(
@@ -34,215 +36,213 @@ def verify(
     radius: float,
     *,
     methods: Sequence[str] = AVAILABLE_METHODS,
-    timeout_s: float | None = None,
+    timeout_s: float | None = 60.0,
+    budget_s: float | None = None,
     low: float = 0.0,
     high: float = 1.0,
     attack_steps: int = 20,
     attack_restarts: int = 2,
     batch_size: int = 100,
+    workers: int = 1,
     seed: int = 0,
 ) -> VerificationResult:
     """Judge each example (x, y) over the l-infinity ball of `radius`, clipped to [low, high].
 
     The cascade: misclassified already; verified by interval bounds; falsified by an attack (none
-    when attack_steps is 0); verified by the dearer bounds among `methods`. After `timeout_s`
-    seconds what is open is "unknown". The model is copied, in evaluation mode; it is not changed.
+    when attack_steps is 0); verified by the dearer bounds among `methods`; verified or falsified by
+    mixed-integer programs, `workers` at a time. An example is given up after `timeout_s` seconds
+    of its own (its share of batches included), and all of them after `budget_s`: they are
+    "unknown". The model is copied, in evaluation mode; it is not changed.
 
     Bounds are computed in float64 (float32 where a device has no other), and must exceed zero by
     more than the rounding of the network itself: four times the difference between its logits in
-    its own type and in float64, plus 1e-6 of the largest logit. A counterexample counts when a
-    replay finds it in the ball, in the range and misclassified, in both types.
+    its own type and in float64, plus 1e-6 of the largest logit, and for programs another 1e-5 of
+    it. A counterexample counts when a replay finds it in the ball, in the range and misclassified,
+    in both types.
 
     Raises VerificationError for a question that makes no sense, and UnsupportedLayer for a
     network that has no bounds.
     """
     check_settings(radius, methods, AVAILABLE_METHODS, low, high)
-    if timeout_s is not None and not timeout_s >= 0:
-        raise VerificationError(f"timeout_s is {timeout_s}: give seconds >= 0, or None")
-    for name, value, least in (
-        ("attack_steps", attack_steps, 0),
-        ("attack_restarts", attack_restarts, 1),
-        ("batch_size", batch_size, 1),
-    ):
-        if value < least:
-            raise VerificationError(f"{name} is {value}: it must be at least {least}")
+    check_limits(
+        {"timeout_s": timeout_s, "budget_s": budget_s},
+        {"attack_steps": (attack_steps, 0), "attack_restarts": (attack_restarts, 1)},
+        {"batch_size": (batch_size, 1), "workers": (workers, 1)},
+    )
     check_examples(model, x_BCHW, y_B, low, high)
-    cascade = _Cascade(model, x_BCHW, y_B.long(), float(radius), (low, high), batch_size)
-    if timeout_s is not None:
-        cascade.deadline = cascade.started + timeout_s
-    cascade.run("natural", cascade.judge_natural)
-    if "ibp" in methods:
-        cascade.run("ibp", cascade.judge_by_intervals)
-    if attack_steps > 0:
-        generator = torch.Generator().manual_seed(seed)
-        cascade.run("pgd", lambda i: cascade.attack(i, attack_steps, attack_restarts, generator))
-    for method in AVAILABLE_METHODS[1:]:
-        if method in methods:
-            cascade.run(method, functools.partial(cascade.judge_by_lirpa, method=method))
+    radius_B = torch.full((len(x_BCHW),), float(radius), dtype=torch.float64)
+    examples = Examples(model, x_BCHW, y_B.long(), radius_B, low, high)
+    cascade = Cascade(examples, timeout_s, budget_s, batch_size, workers)
+    cascade.run(methods, attack_steps, attack_restarts, seed)
     return cascade.result()
 
 
-class _Cascade:
-    """The examples, what is known of each so far, and the steps that decide more of them."""
+class Cascade:
+    """The steps that decide more and more of the examples."""
 
     def __init__(
         self,
-        model: nn.Module,
-        x: Tensor,
-        y_B: Tensor,
-        radius: float,
-        data_range: tuple[float, float],
+        examples: Examples,
+        timeout_s: float | None,
+        budget_s: float | None,
         batch_size: int,
+        workers: int,
     ) -> None:
-        self.started, self.deadline = time.perf_counter(), math.inf
-        self.network = copy.deepcopy(model).eval().requires_grad_(False)
-        self.dtype = torch.float32 if x.device.type == "mps" else torch.float64
-        self.precise = copy.deepcopy(self.network).to(self.dtype)
-        self.interval = IntervalPass(self.precise)
-        self.lirpa: LirpaBounds | None = None
-        self.x, self.y_B, self.radius = x.detach(), y_B, radius
-        self.data_range, self.batch_size = data_range, batch_size
-        self.verdicts: list[Verdict] = ["unknown"] * len(x)
-        self.method = ["undecided"] * len(x)
-        self.counterexamples: dict[int, Tensor] = {}
-        self.open = torch.arange(len(x), device=x.device)
-        self.slack_B = torch.full((len(x),), math.inf, dtype=self.dtype, device=x.device)
-        self.hardest = self.x.clone()  # per example, the worst input seen so far
-        self.steps: list[StepRecord] = []
+        self.examples, self.batch_size, self.workers = examples, batch_size, workers
+        self.started = time.perf_counter()
+        self.timeout_s = math.inf if timeout_s is None else timeout_s
+        self.deadline = math.inf if budget_s is None else self.started + budget_s
+        self.num_open_relus: dict[int, int] = {}
+        self.encoder = Encoder(examples.interval.program)
 
     @torch.no_grad()
-    def run(self, name: str, judge: Callable[[Tensor], Tensor]) -> None:
+    def run(self, methods: Sequence[str], steps: int, restarts: int, seed: int) -> None:
+        """Take the examples through the steps that `methods` and `steps` of attack ask for."""
+        self._in_batches("natural", self.examples.judge_natural)
+        if "ibp" in methods:
+            self._in_batches("ibp", self._by_intervals)
+        if steps > 0:
+            generator = torch.Generator().manual_seed(seed)
+            self._in_batches("pgd", lambda i: self._attack(i, steps, restarts, generator))
+        if "crown-ibp" in methods:
+            self._in_batches("crown-ibp", self._by_crown_ibp)
+        closely = [name for name in _CLOSELY if name in methods]
+        if closely:
+            for i in self._batches(self._close_batch_size()):
+                self._closely(i, closely)
+
+    def result(self) -> VerificationResult:
+        """All that was found."""
+        examples = self.examples
+        for j in examples.is_open.nonzero().flatten().tolist():
+            if self._deadline(j) <= time.perf_counter():
+                examples.method[j] = "timeout"
+        return VerificationResult(
+            verdicts=tuple(examples.verdicts),
+            method=tuple(examples.method),
+            counterexamples=examples.counterexamples,
+            radius=float(examples.radius_B[0]),
+            seconds=time.perf_counter() - self.started,
+            steps=tuple(examples.records.values()),
+            precision=str(examples.dtype).removeprefix("torch."),
+            num_open_relus=self.num_open_relus,
+            tolerances={
+                "rounding": ROUNDING,
+                "solver_margin": SOLVER_MARGIN,
+                "solver_feasibility": FEASIBILITY,
+            },
+        )
+
+    def _in_batches(self, name: str, judge: Callable[[Tensor], Tensor]) -> None:
         """Give the open examples to `judge`, batch by batch; it returns which it decided."""
-        started, examples, num_seen = time.perf_counter(), self.open, 0
-        if not len(examples):
-            return
-        decided = torch.zeros_like(examples, dtype=torch.bool)
-        for batch in self._batches(name, examples):
-            if time.perf_counter() > self.deadline and name != "natural":
-                break
-            found = judge(examples[batch])
-            decided[batch] = found
-            num_seen += len(found)
-            for i in examples[batch][found].tolist():
-                self.method[i] = name
-        self.open = examples[~decided]
-        seconds = time.perf_counter() - started
-        self.steps.append(StepRecord(name, num_seen, int(decided.sum()), seconds))
+        for i in self._batches(self.batch_size, even_late=name == "natural"):
+            started = time.perf_counter()
+            decided = judge(i)
+            self.examples.record(name, i, int(decided.sum()), started)
 
-    def judge_natural(self, i: Tensor) -> Tensor:
-        """Misclassified, and how much rounding is in the logits."""
-        logits_BK = self._logits(self.network, self.x[i])
-        check_logits(logits_BK, self.y_B[i])
-        precise_BK = self._logits(self.precise, self.x[i].to(self.dtype))
-        rounding_B = (logits_BK.to(self.dtype) - precise_BK).abs().amax(1)
-        self.slack_B[i] = 4 * rounding_B + _ROUNDING * precise_BK.abs().amax(1).clamp(min=1.0)
-        wrong = logits_BK.argmax(1) != self.y_B[i]
-        return self._decide(i, wrong, "misclassified")
+    def _batches(self, size: int, even_late: bool = False) -> Iterator[Tensor]:
+        """Open examples that have time left."""
+        for i in self.examples.is_open.nonzero().flatten().split(size):
+            i = i if even_late else self._in_time(i)
+            if len(i):
+                yield i
 
-    def judge_by_intervals(self, i: Tensor) -> Tensor:
-        """Verified by interval bounds."""
-        x = self.x[i].to(self.dtype)
-        result = self.interval.margins(x, self.y_B[i], *ball(x, self.radius, *self.data_range))
-        expected_BK = self.precise(x)
-        if not torch.allclose(result.logits_BK, expected_BK, rtol=1e-6, atol=1e-6):
+    def _in_time(self, i: Tensor) -> Tensor:
+        if time.perf_counter() >= self.deadline:
+            return i[:0]
+        return i[(self.examples.spent_B[i.cpu()] < self.timeout_s).to(i.device)]
+
+    def _deadline(self, j: int) -> float:
+        left = self.timeout_s - float(self.examples.spent_B[j])
+        return min(self.deadline, time.perf_counter() + left)
+
+    def _by_intervals(self, i: Tensor) -> Tensor:
+        examples = self.examples
+        x, lower, upper = examples.box(i)
+        result = examples.interval.margins(x, examples.y_B[i], lower, upper)
+        if not torch.allclose(result.logits_BK, examples.precise(x), rtol=1e-6, atol=1e-6):
             raise VerificationError(
                 "the network as it was traced computes other logits than the network itself: its "
                 "forward is not a fixed computation, and cannot be verified"
             )
-        return self._decide(i, self._proven(i, result.margins_BK, "ibp"), "verified")
+        return examples.prove(i, result.margins_BK, "ibp")
 
-    def judge_by_lirpa(self, i: Tensor, method: str) -> Tensor:
-        """Verified by one of auto_LiRPA's bounds."""
-        if self.lirpa is None:
-            self.lirpa = LirpaBounds(self.precise, self.x[:2].to(self.dtype))
-        x = self.x[i].to(self.dtype)
-        margins_BK = self.lirpa.margins(x, self.y_B[i], self.radius, method, *self.data_range)
-        return self._decide(i, self._proven(i, margins_BK, method), "verified")
-
-    def attack(self, i: Tensor, steps: int, restarts: int, generator: torch.Generator) -> Tensor:
-        """Falsified by projected gradient descent, the counterexample replayed."""
-        low, high = self.data_range
-        self.hardest[i], found = pgd(
-            self.network,
-            self.x[i],
-            self.y_B[i],
-            self.radius,
+    def _attack(self, i: Tensor, steps: int, restarts: int, generator: torch.Generator) -> Tensor:
+        examples = self.examples
+        points, _ = pgd(
+            examples.network,
+            examples.x[i],
+            examples.y_B[i],
+            examples.radius(i),
             steps=steps,
             restarts=restarts,
             generator=generator,
-            low=low,
-            high=high,
+            low=examples.low,
+            high=examples.high,
         )
-        found = found & self._is_counterexample(i)
-        for j in i[found].tolist():
-            self.counterexamples[j] = self.hardest[j].clone()
-        return self._decide(i, found, "falsified")
+        return examples.falsify(i, points, "pgd")
 
-    def result(self) -> VerificationResult:
-        """All that was found."""
-        if time.perf_counter() > self.deadline:
-            for i in self.open.tolist():
-                self.method[i] = "timeout"
-        return VerificationResult(
-            verdicts=tuple(self.verdicts),
-            method=tuple(self.method),
-            counterexamples=self.counterexamples,
-            radius=self.radius,
-            seconds=time.perf_counter() - self.started,
-            steps=tuple(self.steps),
-            precision=str(self.dtype).removeprefix("torch."),
-        )
+    def _by_crown_ibp(self, i: Tensor) -> Tensor:
+        examples = self.examples
+        values = examples.interval.values(*examples.box(i))
+        return examples.prove(i, self._margins(i, values), "crown-ibp")
 
-    def _proven(self, i: Tensor, margins_BK: Tensor, method: str) -> Tensor:
-        """Whether all margins to other classes are finite and clear of rounding."""
-        y_B1 = self.y_B[i][:, None]
-        logits_BK = self.precise(self.hardest[i].to(self.dtype))
-        seen_BK = logits_BK.gather(1, y_B1) - logits_BK
-        if (margins_BK > seen_BK + self.slack_B[i][:, None]).any():
-            raise VerificationError(
-                f"{method} bounds exceed a margin that an input in the ball really has: they are "
-                "wrong for this network; report it, and leave this method out"
-            )
-        others_BK = margins_BK.scatter(1, y_B1, math.inf)
-        usable = margins_BK.isfinite().all(1)
-        return usable & (others_BK.amin(1) > self.slack_B[i])
+    def _margins(self, i: Tensor, values: list[Activation]) -> Tensor:
+        logits_BK = values[self.examples.interval.program.output].value
+        return backward_margins(self.examples.interval, values, self.examples.y_B[i], logits_BK)
 
-    def _is_counterexample(self, i: Tensor) -> Tensor:
-        low, high = self.data_range
-        points = self.hardest[i]
-        distance = (points.double() - self.x[i].double()).abs().flatten(1).amax(1)
-        inside = ((points >= low) & (points <= high)).flatten(1).all(1) & (distance <= self.radius)
-        wrong = self.network(points).argmax(1) != self.y_B[i]
-        return inside & wrong & (self.precise(points.to(self.dtype)).argmax(1) != self.y_B[i])
+    def _closely(self, i: Tensor, methods: Sequence[str]) -> None:
+        """CROWN bounds of every ReLU, and what can be had from them."""
+        examples, started = self.examples, time.perf_counter()
+        values = crown_values(examples.interval, *examples.box(i))
+        for method in methods:
+            going = examples.is_open[i]
+            i, values = i[going], [value.select(going) for value in values]
+            if not len(i):
+                return
+            if method == "crown":
+                decided = examples.prove(i, self._margins(i, values), method)
+            elif method == "alpha-crown":
+                found = optimized_margins(
+                    examples.interval, values, examples.y_B[i], examples.margins_BK[i]
+                )
+                decided = examples.prove(i, found, method)
+            else:
+                decided = self._exactly(i, values)
+            examples.record(method, i, int(decided.sum()), started)
+            started = time.perf_counter()
 
-    def _decide(self, i: Tensor, decided: Tensor, verdict: Verdict) -> Tensor:
-        for j in i[decided].tolist():
-            self.verdicts[j] = verdict
-        return decided
+    def _exactly(self, i: Tensor, values: list[Activation]) -> Tensor:
+        """By programs, several at a time; HiGHS leaves Python's lock alone while it works."""
+        examples = self.examples
+        with ThreadPoolExecutor(self.workers) as pool:
+            numbers = range(len(i))
+            outcomes = list(pool.map(lambda n: self._decide(n, int(i[n]), values), numbers))
+        for name, verdict in (("verified", "verified"), ("timeout", "unknown")):
+            chosen = torch.tensor([outcome == name for outcome in outcomes], device=i.device)
+            examples.decide(i, chosen, verdict, "exact" if verdict == "verified" else "timeout")  # type: ignore[arg-type]
+        return ~examples.is_open[i]
 
-    def _batches(self, name: str, examples: Tensor) -> Iterator[slice]:
-        size = self.batch_size
-        if name == "crown":
-            size = min(size, max(1, _CROWN_ELEMENTS // self._crown_elements(examples)))
-        for start in range(0, len(examples), size):
-            yield slice(start, start + size)
+    def _decide(self, n: int, j: int, values: list[Activation]) -> Outcome:
+        """Example `j`, the `n`th of those that `values` are of."""
+        examples, deadline = self.examples, self._deadline(j)
+        if time.perf_counter() >= deadline:
+            return "timeout"
+        y, slack = int(examples.y_B[j]), float(examples.slack_B[j])
+        at_most = slack + SOLVER_MARGIN * float(examples.scale_B[j])
+        margins_K = examples.margins_BK[j]
+        classes = [k for k in margins_K.argsort().tolist() if k != y and margins_K[k] <= slack]
+        program = self.encoder.encode(values, n, y)
+        self.num_open_relus[j] = len(program.below)
 
-    def _crown_elements(self, examples: Tensor) -> int:
-        """Coefficients of one example: the most unstable neurons of a layer, times the widest."""
-        i = examples[: self.batch_size]
-        x = self.x[i].to(self.dtype)
-        result = self.interval.margins(x, self.y_B[i], *ball(x, self.radius, *self.data_range))
-        rows, widest = result.margins_BK.shape[1], x[0].numel()
-        for lower, upper in result.pre_activations:
-            unstable = ((lower < 0) & (upper > 0)).flatten(1)
-            rows, widest = max(rows, int(unstable.sum(1).max())), max(widest, unstable.shape[1])
-        return rows * widest
+        def replay(point: Array) -> bool:
+            return examples.refute(j, torch.from_numpy(point))
 
-    def _logits(self, network: nn.Module, x: Tensor) -> Tensor:
-        try:
-            logits_BK: Tensor = network(x)
-        except RuntimeError as error:
-            raise VerificationError(
-                f"the network does not take inputs of shape {tuple(x.shape)}: {error}"
-            ) from error
-        return logits_BK
+        return decide(program, classes, at_most, deadline, replay)
+
+    def _close_batch_size(self) -> int:
+        """As many examples as CROWN's bounds in front of every ReLU leave room for."""
+        program = self.examples.interval.program
+        with torch.no_grad():
+            values = program.values(self.examples.x[:1].to(self.examples.dtype).to("cpu"))
+        return max(1, min(self.batch_size, _ELEMENTS // sum(v.numel() for v in values)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,18 @@ def check_settings(
             f"methods {tuple(methods)} asks for {unavailable or 'nothing'}: available are "
             f"{', '.join(available)}"
         )
+
+
+def check_limits(
+    seconds: Mapping[str, float | None], *counts: Mapping[str, tuple[int, int]]
+) -> None:
+    """Times are >= 0 or None, counts at least their least value; raises VerificationError."""
+    for name, value in seconds.items():
+        if value is not None and not value >= 0:
+            raise VerificationError(f"{name} is {value}: give seconds >= 0, or None")
+    for name, (count, least) in itertools.chain(*(given.items() for given in counts)):
+        if count < least:
+            raise VerificationError(f"{name} is {count}: it must be at least {least}")
 
 
 def check_examples(model: nn.Module, x: Tensor, y_B: Tensor, low: float, high: float) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor
@@ -26,8 +27,12 @@ class VerificationResult:
 
     verdicts[i] is "misclassified" (already without perturbation), "verified" (no input of the
     ball, clipped to the data range, changes the class), "falsified" (counterexamples[i] does) or
-    "unknown". method[i] is the step that decided: "natural", "pgd" or a bound's name; "undecided"
-    or "timeout" for unknown ones. `precision` is the floating-point type of the bounds.
+    "unknown". method[i] is the step that decided: "natural", "pgd", a bound's name or "exact";
+    "undecided" or "timeout" for unknown ones. `precision` is the floating-point type of the bounds.
+    num_open_relus has, for examples that came to the exact step, the ReLUs that CROWN left on
+    either side of zero. tolerances: shares of the largest logit that a margin must exceed,
+    "rounding" for bounds and "solver_margin" more for programs, and by how much the solver may miss
+    a constraint ("solver_feasibility").
     """
 
     verdicts: tuple[Verdict, ...]
@@ -37,6 +42,8 @@ class VerificationResult:
     seconds: float
     steps: tuple[StepRecord, ...]
     precision: str
+    num_open_relus: Mapping[int, int] = field(default_factory=dict)
+    tolerances: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def num_examples(self) -> int:

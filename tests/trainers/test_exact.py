@@ -1,0 +1,221 @@
+"""Exact verdicts: the program is the network, and its verdicts are those of brute force."""
+
+import itertools
+import math
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import FAMILIES, family
+from scipy import sparse as sp
+from scipy.optimize import linprog
+from torch import nn
+
+from trainers.bounds import IntervalPass, ball
+from trainers.bounds.backward import crown_values
+from trainers.verify import exact, verify
+from trainers.verify.encode import Encoder
+from trainers.verify.relu_program import ReluProgram, least_margin
+
+
+def tiny(seed, widths=(4, 3)):
+    """Two inputs, a few ReLUs, three classes."""
+    torch.manual_seed(seed)
+    sizes, layers = [2, *widths, 3], []
+    for inputs, outputs in itertools.pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    model = nn.Sequential(*layers[:-1]).double()
+    with torch.no_grad():
+        for layer in model[::2]:
+            layer.weight.mul_(2.5), layer.bias.mul_(1.5)
+    return model
+
+
+def least_margin_by_enumeration(model, lower, upper, y):
+    """The least margin over the box: one linear program for each pattern of active ReLUs."""
+    layers = [m for m in model if isinstance(m, nn.Linear)]
+    least = math.inf
+    for pattern in itertools.product([0, 1], repeat=sum(len(m.bias) for m in layers[:-1])):
+        signs, matrix, constant = list(pattern), np.eye(2), np.zeros(2)
+        rows, limits = [], []
+        for layer in layers[:-1]:
+            weight, bias = (t.detach().numpy() for t in (layer.weight, layer.bias))
+            matrix, constant = weight @ matrix, weight @ constant + bias
+            active = np.array([signs.pop(0) for _ in bias])
+            rows.append(-(2 * active - 1)[:, None] * matrix)  # active: z >= 0, else z <= 0
+            limits.append((2 * active - 1) * constant)
+            matrix, constant = active[:, None] * matrix, active * constant
+        weight, bias = (t.detach().numpy() for t in (layers[-1].weight, layers[-1].bias))
+        matrix, constant = weight @ matrix, weight @ constant + bias
+        for k in {0, 1, 2} - {y}:
+            box = list(zip(lower.tolist(), upper.tolist(), strict=True))
+            costs, offset = matrix[y] - matrix[k], constant[y] - constant[k]
+            region = np.concatenate(rows), np.concatenate(limits)
+            found = linprog(costs, *region, bounds=box, method="highs-ds")
+            if found.status == 0:
+                least = min(least, found.fun + offset)
+    return least
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_verdicts_are_those_of_enumerating_activation_patterns(seed):
+    model = tiny(seed)
+    x = torch.rand(4, 2, dtype=torch.float64)
+    y_B = model(x).argmax(1)
+    for radius in (0.02, 0.1, 0.3):
+        result = verify(model, x, y_B, radius, methods=("exact",), attack_steps=0)
+        lower, upper = ball(x, radius)
+        for i, verdict in enumerate(result.verdicts):
+            least = least_margin_by_enumeration(model, lower[i], upper[i], int(y_B[i]))
+            assert abs(least) > 1e-4, "too near to tell; choose another seed"
+            assert verdict == ("verified" if least > 0 else "falsified")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_least_margin_is_that_of_enumeration(seed):
+    model = tiny(seed)
+    x = torch.rand(1, 2, dtype=torch.float64)
+    y, interval = int(model(x).argmax(1)), IntervalPass(model)
+    lower, upper = ball(x, 0.4)
+    program = Encoder(interval.program).encode(crown_values(interval, x, lower, upper), 0, y)
+    points = []
+    for k in {0, 1, 2} - {y}:
+        deadline = time.perf_counter() + 30
+        answer, point = least_margin(program, k, at_most=1e3, deadline=deadline, to_the_end=True)
+        assert answer == "point"
+        logits = model(torch.from_numpy(point))
+        points.append((logits[y] - logits[k]).item())
+    least = least_margin_by_enumeration(model, lower[0], upper[0], y)
+    assert min(points) == pytest.approx(least, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("radius", [0.0, 0.05, 0.4])
+def test_a_program_computes_what_the_network_does(name, radius):
+    model, x = family(name)
+    interval, y_B = IntervalPass(model), model(x).argmax(1)
+    lower, upper = ball(x, radius)
+    with torch.no_grad():
+        values = crown_values(interval, x, lower, upper)
+    for i in range(len(x)):
+        program = Encoder(interval.program).encode(values, i, int(y_B[i]))
+        point = lower[i] + (upper[i] - lower[i]) * torch.rand_like(x[i])
+        logits = model(point[None])[0].detach().numpy()
+        np.testing.assert_allclose(run(program, point), logits[y_B[i]] - logits, atol=1e-9)
+        unstable = sum(
+            int(((low[i] < 0) & (high[i] > 0)).sum())
+            for low, high in (
+                values[step.inputs[0]].bounds
+                for step in interval.program.steps
+                if isinstance(step.op, nn.ReLU)
+            )
+        )
+        assert len(program.below) == unstable
+
+
+def run(program: ReluProgram, point):
+    """The margins at one input, by the program's own equations."""
+    x = point.flatten().numpy()
+    known = np.concatenate([x, np.zeros(len(program.below))])
+    for n in range(len(program.below)):
+        z = program.rows[[n]] @ known + program.constants[n]
+        assert program.below[n] - 1e-9 <= z[0] <= program.above[n] + 1e-9
+        known[len(x) + n] = max(z[0], 0.0)
+    return program.margin_rows @ known + program.margin_constants
+
+
+@pytest.mark.parametrize("conv", [
+    nn.Conv2d(4, 6, 3, 2, 1, groups=2), nn.Conv2d(4, 2, (2, 3), (1, 2), (0, 2), (2, 1)),
+    nn.Conv2d(4, 3, 4, padding="same"), nn.Conv2d(4, 3, 3, padding="valid", bias=False),
+])  # fmt: skip
+def test_every_convolution_becomes_its_matrix(conv):
+    torch.manual_seed(0)
+    model = nn.Sequential(conv, nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
+    x = torch.rand(2, 4, 7, 6)
+    model(x)
+    model, x = model.double(), x.double()
+    interval, y_B = IntervalPass(model), model(x).argmax(1)
+    with torch.no_grad():
+        values = crown_values(interval, x, *ball(x, 0.2))
+    program = Encoder(interval.program).encode(values, 1, int(y_B[1]))
+    logits = model(x)[1].detach().numpy()
+    np.testing.assert_allclose(run(program, x[1]), logits[y_B[1]] - logits, atol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+@given(seed=st.integers(0, 10_000), radius=st.floats(0.01, 0.3))
+@settings(max_examples=5, deadline=None)
+def test_every_example_is_decided_and_no_sample_contradicts(name, seed, radius):
+    model, x = family(name, seed)
+    model, x = model.float(), x.float()
+    y_B = model(x).argmax(1)
+    result = verify(model, x, y_B, radius, workers=2)
+    lower, upper = ball(x, radius)
+    points = lower + (upper - lower) * torch.rand(500, *x.shape)
+    wrong_B = (model(points.flatten(0, 1)).argmax(1).view(500, -1) != y_B).any(0)
+    for i, verdict in enumerate(result.verdicts):
+        assert verdict in ("verified", "falsified")
+        assert not (verdict == "verified" and wrong_B[i])
+    for i, point in result.counterexamples.items():
+        assert model(point[None]).argmax(1) != y_B[i]
+
+
+def one_open_relu(at):
+    """Margin relu(x - 0.5) + at over x in [0, 1]: least `at`, below 0.5."""
+    return ReluProgram(
+        input_lower=np.zeros(1),
+        input_upper=np.ones(1),
+        rows=sp.csr_array(np.array([[1.0, 0.0]])),
+        constants=np.array([-0.5]),
+        below=np.array([-0.5]),
+        above=np.array([0.5]),
+        margin_rows=np.array([[0.0, 0.0], [0.0, 1.0]]),
+        margin_constants=np.array([0.0, at]),
+    )
+
+
+@pytest.mark.parametrize(("at", "expected"), [(0.1, "positive"), (-0.1, "point")])
+def test_the_sign_of_a_margin_by_hand(at, expected):
+    answer, point = least_margin(
+        one_open_relu(at), 1, at_most=1e-4, deadline=time.perf_counter() + 10
+    )
+    assert answer == expected
+    assert (point is not None) == (expected == "point")
+
+
+def test_a_point_that_does_not_replay_falsifies_nothing():
+    asked = []
+
+    def never(point):
+        asked.append(point)
+        return False
+
+    outcome = exact.decide(one_open_relu(-0.1), [1], 1e-4, time.perf_counter() + 10, never)
+    assert (outcome, len(asked)) == ("open", 2)
+
+
+def test_without_time_there_is_no_verdict():
+    outcome = exact.decide(one_open_relu(0.1), [1], 1e-4, time.perf_counter() - 1, lambda p: True)
+    assert outcome == "timeout"
+
+
+def test_a_margin_within_the_solvers_reach_of_zero_is_not_verified():
+    # The least margin is 1e-6: more than bounds must prove, less than programs must.
+    outcome = exact.decide(
+        one_open_relu(1e-6), [1], 1e-5, time.perf_counter() + 10, lambda p: False
+    )
+    assert outcome == "open"
+
+
+def test_more_workers_find_the_same():
+    model, x = family("cnn", 1, num_examples=20)
+    y_B = model(x).argmax(1)
+    options = {"methods": ("ibp", "exact"), "attack_steps": 0}
+    one, two = (verify(model, x, y_B, 0.5, workers=n, **options) for n in (1, 2))
+    assert one.verdicts == two.verdicts
+    assert {"verified", "falsified"} <= set(one.verdicts)
