@@ -1,4 +1,4 @@
-"""Time of one training step: natural, natural + IBP, natural + CROWN-IBP, and sparse against dense.
+"""Time of one training step: every loss, and sparse against dense.
 
     uv run benchmarks/step.py [--repeats 100] [--batch 128] [--variants NAME ...]
 
@@ -41,6 +41,9 @@ VARIANTS = {
     "ibp": (IBP, DENSE, False),
     "ibp, ramp": (IBP, DENSE, True),
     "crown_ibp": (CROWN_IBP, DENSE, False),
+    **{
+        name: ({"name": name}, DENSE, False) for name in ("pgd", "sabr", "mtl_ibp", "taps", "staps")
+    },
     "natural, rigl": ({"name": "natural"}, RIGL, False),
     "ibp, rigl": (IBP, RIGL, False),
     "ibp, sparsevlr": (IBP, SPARSEVLR, False),

@@ -8,18 +8,43 @@ from pydantic import Field, model_validator
 
 from spaces.base import Config, Fraction
 
+Kappa = Annotated[
+    Fraction, Field(description="Weight of the natural loss once the ramp has ended.")
+]
+KappaStart = Annotated[Fraction, Field(description="Weight of the natural loss when it starts.")]
+ReluShrink = Annotated[
+    float,
+    Field(
+        gt=0.0,
+        le=1.0,
+        description="Factor on the radii behind each ReLU, in training only, for it is not sound; "
+        "1: off. 0.8 for CIFAR-10 at 2/255 (CTBench; Mao et al. 2024).",
+    ),
+]
 
-class NaturalLossConfig(Config):
-    """Plain cross-entropy; the network is verified all the same."""
 
-    name: Literal["natural"] = "natural"
+class BaseLossConfig(Config):
+    """What every loss may have."""
+
+    stability_weight: float = Field(
+        0.0,
+        ge=0.0,
+        le=10.0,
+        description="Weight of the normalised ReLU stability of all units, by interval bounds at "
+        "the current epsilon: 0.001 in CertifiedPruning with CROWN-IBP (Li et al. 2022).",
+    )
 
 
-class CertifiedLossConfig(Config):
-    """kappa * natural + (1 - kappa) * certified, kappa going from `kappa_start` to `kappa`."""
+class MixedLossConfig(BaseLossConfig):
+    """kappa * natural + (1 - kappa) * the loss's own, kappa going from `kappa_start` to `kappa`."""
 
-    kappa: Fraction = Field(0.5, description="Weight of the natural loss once the ramp has ended.")
-    kappa_start: Fraction = Field(1.0, description="Weight of the natural loss when it starts.")
+    kappa: Kappa = 0.5
+    kappa_start: KappaStart = 1.0
+
+
+class CertifiedLossConfig(MixedLossConfig):
+    """A loss whose own term bounds, or comes near to, the worst case in the ball."""
+
     warmup_regularizer: float = Field(
         0.5,
         ge=0.0,
@@ -27,13 +52,49 @@ class CertifiedLossConfig(Config):
         description="Weight of the bound-tightness and ReLU-balance terms during the ramp "
         "(Shi et al. 2021).",
     )
-    stability_weight: float = Field(
-        0.0,
-        ge=0.0,
+
+
+class AttackConfig(Config):
+    """An attack within a training step: signed gradient steps from the example itself."""
+
+    attack_steps: int = Field(8, ge=1, le=1000, description="Steps of the attack.")
+    attack_step_size: float = Field(
+        1.0,
+        gt=0.0,
         le=10.0,
-        description="Weight of the normalised ReLU stability of all units at the current epsilon: "
-        "0.001 in CertifiedPruning with CROWN-IBP (Li et al. 2022).",
+        description="First step over the attack's radius; steps shrink to nearly 0 along half a "
+        "cosine.",
     )
+
+
+class SmallBoxConfig(AttackConfig):
+    """A box around an adversarial point, smaller than the ball."""
+
+    subselection_ratio: float = Field(
+        0.4,
+        gt=0.0,
+        le=1.0,
+        description="lambda: radius of the box over epsilon, once the ramp has ended. 0.4 and 0.6 "
+        "for MNIST at 0.1 and 0.3, 0.1 and 0.7 for CIFAR-10 at 2/255 and 8/255 (Mueller et al. "
+        "2023).",
+    )
+    subselection_ratio_start: float | None = Field(
+        None, gt=0.0, le=1.0, description="lambda when the ramp starts; unset: the same throughout."
+    )
+
+
+class NaturalLossConfig(BaseLossConfig):
+    """Plain cross-entropy; the network is verified all the same."""
+
+    name: Literal["natural"] = "natural"
+
+
+class PgdLossConfig(MixedLossConfig, AttackConfig):
+    """Adversarial training: cross-entropy at the end of an attack (Madry et al. 2018)."""
+
+    name: Literal["pgd"] = "pgd"
+    kappa: Kappa = 0.0
+    kappa_start: KappaStart = 0.0
 
 
 class IbpLossConfig(CertifiedLossConfig):
@@ -57,8 +118,84 @@ class CrownIbpLossConfig(CertifiedLossConfig):
     )
 
 
+class SabrLossConfig(CertifiedLossConfig, SmallBoxConfig):
+    """SABR (Mueller et al. 2023): intervals of a small box around an adversarial point.
+
+    kappa is that of CTBench for MNIST at 0.1 (Mao et al. 2024), as it is of the losses below.
+    """
+
+    name: Literal["sabr"] = "sabr"
+    kappa: Kappa = 0.3
+    kappa_start: KappaStart = 0.3
+    relu_shrink: ReluShrink = 1.0
+
+
+class MtlIbpLossConfig(CertifiedLossConfig, AttackConfig):
+    """MTL-IBP (De Palma et al. 2024): alpha * IBP + (1 - alpha) * adversarial loss."""
+
+    name: Literal["mtl_ibp"] = "mtl_ibp"
+    kappa: Kappa = 0.3
+    kappa_start: KappaStart = 0.3
+    alpha: Fraction = Field(
+        0.02,
+        description="Weight of the IBP loss once the ramp has ended. 0.02 and 0.5 for MNIST at 0.1 "
+        "and 0.3, 0.01 and 0.6 for CIFAR-10 at 2/255 and 8/255 (CTBench).",
+    )
+    alpha_start: Fraction | None = Field(
+        None, description="Weight of the IBP loss when it starts; unset: the same throughout."
+    )
+    attack_factor: float = Field(
+        1.0,
+        gt=0.0,
+        le=10.0,
+        description="Radius of the attack over epsilon: 2 for MNIST at 0.1, 2.1 for CIFAR-10 at "
+        "2/255 (De Palma et al. 2024).",
+    )
+
+
+class LatentAttackConfig(CertifiedLossConfig, AttackConfig):
+    """Intervals up to a cut, an attack within their box behind it."""
+
+    kappa: Kappa = 0.3
+    kappa_start: KappaStart = 0.3
+    attacked_relus: int = Field(
+        1, ge=1, le=1000, description="The cut: how many ReLU layers, the last ones, lie behind it."
+    )
+    gradient_scale: float = Field(
+        4.0,
+        gt=0.0,
+        le=1000.0,
+        description="Factor on the gradient of the attack's loss: 4 for MNIST, 2 or 4 for CIFAR-10 "
+        "(CTBench), 5 in the paper.",
+    )
+    relu_shrink: ReluShrink = 1.0
+
+
+class TapsLossConfig(LatentAttackConfig):
+    """TAPS (Mao et al. 2023): intervals up to a cut, an attack within their box behind it.
+
+    The loss is the product of the attack's and that of intervals all the way.
+    """
+
+    name: Literal["taps"] = "taps"
+
+
+class StapsLossConfig(LatentAttackConfig, SmallBoxConfig):
+    """STAPS (Mao et al. 2023): TAPS on the small box of SABR."""
+
+    name: Literal["staps"] = "staps"
+
+
 LossConfig = Annotated[
-    NaturalLossConfig | IbpLossConfig | CrownIbpLossConfig, Field(discriminator="name")
+    NaturalLossConfig
+    | PgdLossConfig
+    | IbpLossConfig
+    | CrownIbpLossConfig
+    | SabrLossConfig
+    | MtlIbpLossConfig
+    | TapsLossConfig
+    | StapsLossConfig,
+    Field(discriminator="name"),
 ]
 
 

@@ -14,6 +14,7 @@ from spaces.model import MlpConfig, ModelConfig, PythonModelConfig
 from spaces.reading import compact_json, join, read_yaml
 from spaces.topology import DenseConfig, SlimmingConfig, TopologyConfig
 from spaces.training import (
+    CertifiedLossConfig,
     ComputeConfig,
     EpsilonConfig,
     EvaluationConfig,
@@ -46,18 +47,18 @@ class TrialConfig(Config):
 
     @model_validator(mode="after")
     def _certified_criteria_have_a_certified_loss(self) -> TrialConfig:
-        if self.loss.name != "natural":
+        if isinstance(self.loss, CertifiedLossConfig):
             return self
         if getattr(self.topology, "grow", None) == "certified_gradient":
             raise ValueError(
                 f"topology.grow: certified_gradient{self._default_of('grow')} needs a certified "
-                "loss, but loss.name is natural: use grow: gradient, or a certified loss such as "
-                "ibp"
+                f"loss, but loss.name is {self.loss.name}: use grow: gradient, or a certified loss "
+                "such as ibp"
             )
         if getattr(self.topology, "saliency", None) == "certified":
             raise ValueError(
-                "topology.saliency: certified needs a certified loss, but loss.name is natural: "
-                "use saliency: natural, or a certified loss such as ibp"
+                "topology.saliency: certified needs a certified loss, but loss.name is "
+                f"{self.loss.name}: use saliency: natural, or a certified loss such as ibp"
             )
         return self
 

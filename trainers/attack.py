@@ -1,8 +1,9 @@
-"""Projected gradient descent: looks for an input in the ball that the network gets wrong."""
+"""Projected gradient descent: looks for the worst point of a box."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +76,41 @@ def polished(
         return _climb(model, point, y_B, (lower, upper), radius / 20, steps)[0]
 
 
+def climb(
+    objective: Callable[[Tensor], Tensor],
+    start: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    step_size: float | Tensor,
+    steps: int,
+) -> Tensor:
+    """Where `steps` signed gradient steps up `objective` within [lower, upper] end (Madry 2018).
+
+    objective: a scalar function of all points; start: the points. The bounds and `step_size`, the
+    size of the first step in the units of the points, broadcast to them. Steps shrink as those of
+    `pgd` do; none is left out, so that no device waits.
+    """
+    point = start.detach()
+    for step in range(steps):
+        with torch.enable_grad():
+            point.requires_grad_(True)
+            (gradient,) = torch.autograd.grad(objective(point), point)
+        point = _ascend(point.detach(), gradient, shrunk(step, steps) * step_size, lower, upper)
+    return point
+
+
+def shrunk(step: int, steps: int) -> float:
+    """The size of a step over that of the first: half a cosine, from 1 to nearly 0."""
+    return (1.0 + math.cos(math.pi * step / steps)) / 2.0
+
+
+def _ascend(
+    point: Tensor, gradient: Tensor, size: float | Tensor, lower: Tensor, upper: Tensor
+) -> Tensor:
+    """One signed step, and back into the box."""
+    return gradient.sign().mul_(size).add_(point).clamp_(lower, upper)
+
+
 def margins(logits_BK: Tensor, y_B: Tensor) -> Tensor:
     """Logit of the best wrong class minus that of y, for each example."""
     wrong = logits_BK.scatter(1, y_B[:, None], -math.inf).amax(1)
@@ -106,9 +142,9 @@ def _climb(
         active = active[going]
         if step == steps or not len(active):
             break
-        size = radius[active] * (1.0 + math.cos(math.pi * step / steps)) / 2.0
-        moved = point.detach()[going] + size * gradient[going].sign()
-        out[active] = moved.clamp(box[0][active], box[1][active])
+        size = radius[active] * shrunk(step, steps)
+        lower, upper = box[0][active], box[1][active]
+        out[active] = _ascend(point.detach()[going], gradient[going], size, lower, upper)
     return out, found_B
 
 

@@ -86,7 +86,12 @@ class TrainingCost:
 
     def __init__(self, model: nn.Module, input_shape: Sequence[int]) -> None:
         self.positions = layer_positions(model, input_shape)
-        self.dense_flops = flops(dense_counts(model), self.positions)
+        self.dense_layers = self.layers(dense_counts(model))
+        self.dense_flops = sum(self.dense_layers.values())
+
+    def layers(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """Operations of one forward pass of one example, by the name of the layer's weight."""
+        return {name: flops({name: count}, self.positions) for name, count in counts.items()}
 
     def forward(self, counts: Mapping[str, int]) -> int:
         """Operations of one forward pass of one example."""

@@ -11,6 +11,8 @@ from trainers.sparsifier import Sparsifier
 
 _FORWARD_PASSES_BEFORE_TRAINING = {"gradients": 3, "certified_gradients": 1}
 """Of signals at initialisation, beyond `signal_cost`: there is no step to share a pass with."""
+_LOSSES_BEFORE_TRAINING = (("certified_gradients", 1), ("certified_hessian_gradients", 3))
+"""How often the loss is computed, attacks included, for a signal at initialisation."""
 _NEED_DENSE_BACKWARD = frozenset({"gradients", "momenta"})
 """Signals that take the gradients of pruned weights out of the training step's backward pass."""
 
@@ -18,8 +20,9 @@ _NEED_DENSE_BACKWARD = frozenset({"gradients", "momenta"})
 class Operations:
     """Counts the operations of a training step by step: sparse and dense, searching and learning.
 
-    The rules are those of `TrainingCost.step` and `signal_cost`. Elementwise work is left out, as
-    are the passes of a single example that data-free scores take.
+    The rules are those of `TrainingCost.step`, `Loss.attack_flops` and `signal_cost`. Elementwise
+    work is left out, as are the passes of a single example that data-free scores take, and the
+    second way back through the attacked layers of taps that its certified gradients take.
     """
 
     def __init__(
@@ -33,11 +36,14 @@ class Operations:
         """Add what the signals for the initial masks cost, at the full radius."""
         passes = self.loss.passes(self.epsilon.target, 1.0)
         names, dense = self.method.init_inputs, self.cost.dense_flops
-        extra = sum(
+        extra: float = sum(
             count * (passes if name.startswith("certified") else 1) * dense
             for name, count in _FORWARD_PASSES_BEFORE_TRAINING.items()
             if name in names
         )
+        layers = self.cost.dense_layers
+        attack = self.loss.attack_flops(layers, layers, self.epsilon.target, 1.0)
+        extra += attack * sum(count for name, count in _LOSSES_BEFORE_TRAINING if name in names)
         self.total += batch_size * (extra + _signals(names, dense, dense, passes))
 
     def count_step(self, step: int, batch_size: int, names: frozenset[str]) -> None:
@@ -60,9 +66,18 @@ class Operations:
         extra = _signals(names, sparse, dense, passes)
         if phase.attack_steps:
             extra += 2 * (phase.attack_steps + 1) * sparse
+        else:
+            extra += self._loss_attack(step, counts, dense_gradient)
         if phase.distillation:
             extra += dense
         self.total += batch_size * extra
+
+    def _loss_attack(self, step: int, counts: dict[str, int], dense_gradient: bool) -> float:
+        """Per example: attacks that are part of the loss."""
+        layers = self.cost.layers(counts)
+        gradients = self.cost.dense_layers if dense_gradient else layers
+        epsilon, progress = self.epsilon(step), self.epsilon.progress(step)
+        return self.loss.attack_flops(layers, gradients, epsilon, progress)
 
 
 def _signals(names: frozenset[str], sparse: int, dense: int, passes: int) -> float:

@@ -98,13 +98,15 @@ NEEDS_LOSS = (
 )
 
 
-def test_growth_by_the_certified_gradient_needs_a_certified_loss():
-    natural = {"loss": {"name": "natural"}}
+@pytest.mark.parametrize("loss", ["pgd", "natural"])
+def test_growth_by_the_certified_gradient_needs_a_certified_loss(loss):
+    natural = {"loss": {"name": loss}}
     assert problems(topology={"method": "sparsevlr"}, **natural) == [
-        "space: topology.grow: certified_gradient (the default of method: sparsevlr) " + NEEDS_LOSS
+        "space: topology.grow: certified_gradient (the default of method: sparsevlr) "
+        + NEEDS_LOSS.replace("natural", loss)
     ]
     assert problems(topology={"method": "set", "grow": "certified_gradient"}, **natural) == [
-        "space: topology.grow: certified_gradient " + NEEDS_LOSS
+        "space: topology.grow: certified_gradient " + NEEDS_LOSS.replace("natural", loss)
     ]
     space_of(topology={"method": "sparsevlr", "grow": "gradient"}, **natural)
 
@@ -120,10 +122,62 @@ def test_the_certified_saliency_needs_a_certified_loss(method):
     ]
 
 
-def test_the_natural_loss_bounds_nothing_whose_stability_it_could_weigh():
-    assert problems(loss={"name": "natural", "stability_weight": 0.01}) == [
-        "space.loss.natural.stability_weight: unknown key; known: name"
-    ]
+CERTIFIED = ["ibp", "crown_ibp", "sabr", "mtl_ibp", "taps", "staps"]
+
+
+@pytest.mark.parametrize("loss", CERTIFIED)
+def test_every_loss_with_bounds_counts_as_certified(loss):
+    space_of(topology={"method": "sparsevlr"}, loss={"name": loss})
+    space_of(topology={"method": "snip", "saliency": "certified"}, loss={"name": loss})
+
+
+@pytest.mark.parametrize("loss", ["natural", "pgd", *CERTIFIED])
+def test_every_loss_may_weigh_stability(loss):
+    space = space_of(loss={"name": loss, "stability_weight": {"low": 0.0, "high": 0.1}})
+    assert [hole.path for hole in space.parameters()] == [f"loss.{loss}.stability_weight"]
+
+
+def test_what_the_losses_add_is_searched():
+    loss = {
+        "choice": [
+            {"name": "sabr", "subselection_ratio": {"low": 0.1, "high": 0.9}},
+            {"name": "mtl_ibp", "alpha": {"low": 0.001, "high": 0.5, "log": True}},
+            {"name": "taps", "attacked_relus": {"choice": [1, 2]}},
+            {"name": "staps", "gradient_scale": {"low": 1, "high": 8}},
+        ]
+    }
+    names = [hole.path for hole in space_of(loss=loss).parameters()]
+    assert names == [
+        "loss.name", "loss.sabr.subselection_ratio", "loss.mtl_ibp.alpha",
+        "loss.taps.attacked_relus", "loss.staps.gradient_scale",
+    ]  # fmt: skip
+    start = {"name": "sabr", "subselection_ratio_start": {"low": 0.5, "high": 1.0}}
+    space = space_of(loss=start)
+    config = space.decode({"loss.sabr.subselection_ratio_start": 0.75})
+    assert (config.loss.subselection_ratio_start, config.loss.subselection_ratio) == (0.75, 0.4)
+
+
+@pytest.mark.parametrize(
+    ("loss", "line"),
+    [
+        (
+            {"name": "sabr", "subselection_ratio": 0},
+            "sabr.subselection_ratio: 0 must be greater than 0; allowed: > 0, <= 1",
+        ),
+        (
+            {"name": "mtl_ibp", "alpha": {"low": 0.5, "high": 1.5}},
+            "mtl_ibp.alpha.high: 1.5 must be less than or equal to 1; allowed: >= 0, <= 1",
+        ),
+        (
+            {"name": "taps", "attacked_relus": 0},
+            "taps.attacked_relus: 0 must be greater than or equal to 1; allowed: >= 1, <= 1000",
+        ),
+        ({"name": "ibp", "alpha": 0.5}, "ibp.alpha: unknown key"),
+    ],
+)
+def test_wrong_settings_of_losses(loss, line):
+    (problem,) = problems(loss=loss)
+    assert problem.startswith(f"space.loss.{line}")
 
 
 NO_SCALES = (

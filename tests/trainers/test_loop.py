@@ -127,7 +127,9 @@ NEEDS_A_CERTIFIED_LOSS = ("snip", "sparsevlr")
 @pytest.mark.parametrize(
     ("method", "loss"),
     [(m, "ibp") for m in METHODS]
-    + [(m, "natural") for m in METHODS if m not in NEEDS_A_CERTIFIED_LOSS],
+    + [(m, "natural") for m in METHODS if m not in NEEDS_A_CERTIFIED_LOSS]
+    + [("set", loss) for loss in ("pgd", "sabr", "mtl_ibp", "taps", "staps")]
+    + [("grasp", "staps"), ("sparsevlr", "mtl_ibp")],
 )
 def test_resuming_after_an_epoch_equals_an_uninterrupted_run(
     data: Data, method: str, loss: str
@@ -255,7 +257,10 @@ def test_evaluate_measures_a_model_of_the_user_s_own(data: Data) -> None:
     assert result.metrics["density"] == 1.0
 
 
-@pytest.mark.parametrize("loss", ["natural", "ibp", "crown_ibp"])
+LOSSES = ("natural", "pgd", "ibp", "crown_ibp", "sabr", "mtl_ibp", "taps", "staps")
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize(
     "model",
     [
@@ -276,7 +281,7 @@ def test_every_family_trains_under_every_loss(data: Data, model: dict, loss: str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", ["natural", "ibp"])
+@pytest.mark.parametrize("loss", ["natural", "ibp", "mtl_ibp"])
 def test_a_compiled_training_ends_where_the_plain_one_does(
     data: Data, loss: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,7 +295,7 @@ def test_a_compiled_training_ends_where_the_plain_one_does(
     monkeypatch.setattr(torch, "compile", compile_eagerly)
     plain = train(config(loss={"name": loss}, epochs=1), data)
     fast = train(config(loss={"name": loss}, epochs=1, compute={"compile": True}), data)
-    assert len(compiled) == 2
+    assert len(compiled) == 3
     for name, weight in plain.weights.items():
         torch.testing.assert_close(fast.weights[name], weight)
 
@@ -305,6 +310,35 @@ def test_training_flops_are_counted_as_they_are_spent(data: Data) -> None:
     warm = steps // 2
     expected = 3 * dense * batch * (warm + 3 * (steps - warm))
     assert train(half, data).training_flops == expected
+
+
+@pytest.mark.parametrize(
+    ("loss", "passes", "attack"),
+    [
+        ({"name": "pgd", "attack_steps": 5}, 2, 5),
+        ({"name": "sabr", "attack_steps": 5}, 3, 5),
+        ({"name": "mtl_ibp", "attack_steps": 3}, 4, 3),
+        ({"name": "mtl_ibp", "alpha": 1.0}, 3, 0),
+    ],
+)
+def test_each_step_of_an_attack_costs_two_passes(
+    data: Data, loss: dict, passes: int, attack: int
+) -> None:
+    epsilon = {"warmup": 0.0, "ramp_end": 0.5, "shape": "linear"}
+    trial = config(topology={"method": "dense"}, loss=loss, epochs=1, epsilon=epsilon)
+    steps, dense = len(data.train.y) // 128, 2 * (64 * 32 + 32 * 10)
+    expected = (3 * passes + 2 * attack) * dense * steps * 128
+    assert train(trial, data).training_flops == expected
+
+
+def test_certified_scores_at_initialisation_cost_their_attacks(data: Data) -> None:
+    def flops(loss: dict) -> float:
+        topology = {"method": "snip", "density": 0.2, "saliency": "certified"}
+        training = build(config(topology=topology, loss=loss), data)
+        return training.training_flops
+
+    attacked, plain = flops({"name": "sabr", "attack_steps": 7}), flops({"name": "ibp"})
+    assert attacked - plain == 2 * 7 * 2 * (64 * 32 + 32 * 10) * 128
 
 
 @pytest.mark.parametrize("granularity", ["weight", "unit"])

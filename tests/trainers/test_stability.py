@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from spaces.training import CrownIbpLossConfig, IbpLossConfig
+from spaces.training import (
+    CrownIbpLossConfig,
+    IbpLossConfig,
+    MtlIbpLossConfig,
+    NaturalLossConfig,
+    PgdLossConfig,
+    SabrLossConfig,
+    TapsLossConfig,
+)
 from trainers.bounds import IntervalPass, ball
 from trainers.losses import build_loss
 from trainers.losses.stability import nrs, nrs_penalty, relu_gains
@@ -123,7 +131,18 @@ class TestRelusOfANetwork:
         assert float(nrs_penalty(result, {})) == 0.0
 
 
-@pytest.mark.parametrize("config", [IbpLossConfig, CrownIbpLossConfig])
+CONFIGS = [
+    NaturalLossConfig, PgdLossConfig, IbpLossConfig, CrownIbpLossConfig, SabrLossConfig,
+    MtlIbpLossConfig,
+]  # fmt: skip
+
+
+def settings_of(config, **settings):
+    """Those that the loss has."""
+    return config(**{k: v for k, v in settings.items() if k in config.model_fields})
+
+
+@pytest.mark.parametrize("config", CONFIGS)
 class TestLoss:
     def test_by_hand(self, config):
         x, y_B = torch.tensor([[0.5]]), torch.tensor([1])
@@ -146,8 +165,9 @@ class TestLoss:
 
     def test_it_makes_relus_stabler(self, config):
         model, (x, y_B) = with_batch_norm(), batch()
-        settings_ = config(stability_weight=10.0, kappa=1.0, warmup_regularizer=0.0)
-        loss = build_loss(settings_, model, x)
+        loss = build_loss(
+            settings_of(config, stability_weight=10.0, kappa=1.0, warmup_regularizer=0.0), model, x
+        )
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
         found = []
         for _ in range(30):
@@ -160,13 +180,46 @@ class TestLoss:
 
     def test_the_gains_are_those_of_the_moment(self, config):
         model, (x, y_B) = with_batch_norm(), batch()
-        loss = build_loss(config(stability_weight=1.0, warmup_regularizer=0.0), model.eval(), x)
+        loss = build_loss(
+            settings_of(config, stability_weight=1.0, kappa=0.5, warmup_regularizer=0.0),
+            model.eval(),
+            x,
+        )
         nn.init.constant_(model[1].weight, 1e-4)
         small = loss(x, y_B, 0.1, 1.0)
         result = IntervalPass(model).margins(x, y_B, *ball(x, 0.1))
         expected = nrs_penalty(result, {0: model[1].weight})
         added = small.total - (small.natural + small.certified) / 2
         torch.testing.assert_close(added, expected, rtol=1e-4, atol=1e-5)
+
+    def test_running_statistics_are_updated_once(self, config):
+        model, (x, y_B) = with_batch_norm(), batch()
+        build_loss(config(stability_weight=1.0), model, x)(x, y_B, 0.1, 0.5)
+        assert int(model[1].num_batches_tracked) == 1
+
+    def test_what_it_costs(self, config):
+        x, _ = batch()
+        without, with_it = (
+            build_loss(config(stability_weight=w), hinge(), torch.rand(2, 1)) for w in (0.0, 1.0)
+        )
+        extra = with_it.passes(0.1, 1.0) - without.passes(0.1, 1.0)
+        assert extra == {"natural": 2, "pgd": 2, "sabr": 3}.get(config().name, 0)
+        assert with_it.passes(0.0, 0.0) == 1
+
+
+def test_shrunken_radii_do_not_enter_it():
+    model, (x, y_B) = with_batch_norm(), batch()
+    weights = (0.0, 1.0)
+    plain, shrunk = (
+        [
+            build_loss(
+                TapsLossConfig(stability_weight=w, relu_shrink=s, warmup_regularizer=0.0), model, x
+            )(x, y_B, 0.1, 1.0).total
+            for w in weights
+        ]
+        for s in (1.0, 0.5)
+    )
+    torch.testing.assert_close(plain[1] - plain[0], shrunk[1] - shrunk[0], rtol=1e-4, atol=1e-5)
 
 
 def test_a_residual_network_can_be_trained_with_it():

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from trainers.bounds.interval import Activation, Bounds, IntervalPass
+from trainers.bounds.interval import Activation, IntervalPass
+from trainers.bounds.normalization import Norm
 from trainers.bounds.program import Add, Affine, Flatten, SpatialMean, is_number
 
 _ELEMENTS = 2**23
@@ -261,7 +262,7 @@ class _Relaxed(torch.autograd.Function):
 
 
 def _through(
-    op: Any, row: Tensor, before: Activation, norm: Bounds | None
+    op: Any, row: Tensor, before: Activation, norm: Norm | None
 ) -> tuple[Tensor, Tensor | None]:
     """A row before an affine step, from one behind it, and what the step's constants add to it."""
     if isinstance(op, nn.Linear):
@@ -271,7 +272,7 @@ def _through(
         return _transposed(op, row, before.center.shape[2:]), bias
     if isinstance(op, nn.BatchNorm1d | nn.BatchNorm2d):
         assert norm is not None, "batch normalisation leaves its scale and shift"
-        scale, shift = norm
+        scale, shift = (t.view(-1, *[1] * (row.ndim - 2)) for t in norm)
         return row * scale, _dot(row, shift)
     if isinstance(op, Affine):
         scale, shift = op.constants(before.value)

@@ -6,7 +6,7 @@ an affine layer maps the midpoint as it maps the value, and the radius by its ab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,11 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from trainers.bounds.normalization import Norm, apply_norm, norm_radius, normalize
 from trainers.bounds.program import Add, Affine, Flatten, SpatialMean, Step, is_number
 from trainers.bounds.trace import trace
 from trainers.errors import UnsupportedLayer
 
 Bounds = tuple[Tensor, Tensor]
+Norms = Mapping[int, Norm]
+"""What each layer of batch normalisation was in one pass, by the number of its step."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,8 @@ class Activation:
     value: Tensor
     center: Tensor
     radius: Tensor
-    norm: Bounds | None = None
-    """Scale and shift of the batch normalisation that made it, (C, 1, ...); None elsewhere."""
+    norm: Norm | None = None
+    """What the batch normalisation that made it was in this pass; None elsewhere."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Activation:
         """The same function of value, center and radius."""
@@ -69,6 +72,11 @@ class IntervalResult:
     values: list[Activation] = field(default_factory=list)
 
     @property
+    def norms(self) -> Norms:
+        """What batch normalisation was in this pass, for `IntervalPass.points`."""
+        return {i - 1: v.norm for i, v in enumerate(self.values) if v.norm is not None}
+
+    @property
     def pre_activations(self) -> list[Bounds]:
         """(lower, upper) in front of each ReLU, in order of execution; differentiable."""
         return [activation.bounds for activation in self.relu_inputs]
@@ -99,19 +107,31 @@ class IntervalPass:
         self.program = trace(model)
 
     def compile(self) -> None:
-        """Let torch.compile make `margins`, from the next call on."""
+        """Let torch.compile make `margins` and `points`, from the next call on."""
         self.margins = torch.compile(self.margins)  # type: ignore[method-assign]
+        self.points = torch.compile(self.points)  # type: ignore[method-assign]
 
-    def margins(self, x: Tensor, y_B: Tensor, lower: Tensor, upper: Tensor) -> IntervalResult:
+    def margins(
+        self,
+        x: Tensor,
+        y_B: Tensor,
+        lower: Tensor,
+        upper: Tensor,
+        *,
+        relu_shrink: float = 1.0,
+    ) -> IntervalResult:
         """Logits of `x` and lower bounds on the margins over all inputs in [lower, upper].
 
         A final linear layer is fused with the specification: the margin's weights are
-        W[y] - W[j], which is tighter than a difference of logit bounds.
+        W[y] - W[j], which is tighter than a difference of logit bounds. `x` need not lie in the
+        box. `relu_shrink` below 1 multiplies the radius behind each ReLU: bounds no longer.
         """
         program = self.program
         steps = program.steps
         fused = bool(steps) and program.output == len(steps) and isinstance(steps[-1].op, nn.Linear)
-        values = self.values(x, lower, upper, steps[:-1] if fused else steps)
+        values = self.values(
+            x, lower, upper, steps[:-1] if fused else steps, relu_shrink=relu_shrink
+        )
         if fused:
             last: Any = steps[-1].op
             before = values[steps[-1].inputs[0]]
@@ -131,12 +151,38 @@ class IntervalPass:
         """Bounds (lower_BK, upper_BK) on the outputs; the midpoint serves as natural value."""
         return self.values((lower + upper) / 2, lower, upper)[self.program.output].bounds
 
+    def points(self, x: Tensor, norms: Norms | None = None, start: int = 0) -> tuple[Tensor, Norms]:
+        """What the network makes of `x` in the place of its value number `start`.
+
+        Without `norms` it is a natural pass like any other, whose norms are returned. With those of
+        another pass batch normalisation is what it was there, and running statistics are left
+        alone. Differentiable in all of them.
+        """
+        values, used = {start: x}, dict(norms or {})
+        for number, step in enumerate(self.program.steps[start:], start):
+            if not all(i in values for i in step.inputs):
+                continue  # nothing of it can reach the output
+            inputs = [values[i] for i in step.inputs]
+            if isinstance(step.op, nn.BatchNorm1d | nn.BatchNorm2d):
+                if norms is None:
+                    out, used[number] = normalize(step.op, inputs[0])
+                else:
+                    out = apply_norm(norms[number], inputs[0])
+            elif isinstance(step.op, nn.Linear | nn.Conv2d):
+                out = self._value(step.op, inputs[0])
+            else:
+                out = step.op(*inputs)
+            values[number + 1] = out
+        return values[self.program.output], used
+
     def values(
         self,
         x: Tensor,
         lower: Tensor,
         upper: Tensor,
         steps: Sequence[Step] | None = None,
+        *,
+        relu_shrink: float = 1.0,
         refine: Refine | None = None,
     ) -> list[Activation]:
         """Every value of the program (of the first `steps`), by its number; the input is value 0.
@@ -149,20 +195,30 @@ class IntervalPass:
             if refine is not None and isinstance(step.op, nn.ReLU):
                 values[step.inputs[0]] = refine(values, step.inputs[0])
             inputs = [values[i] for i in step.inputs]
+            a = inputs[0]
             if isinstance(step.op, nn.Linear | nn.Conv2d):
-                value, center = self._value_and_center(step.op, inputs[0])
-                values.append(Activation(value, center, _absolute(step.op, inputs[0].radius)))
+                value, center = self._value_and_center(step.op, a)
+                out = Activation(value, center, _absolute(step.op, a.radius))
+            elif isinstance(step.op, nn.BatchNorm1d | nn.BatchNorm2d):
+                value, norm = normalize(step.op, a.value)
+                center, radius = apply_norm(norm, a.center), norm_radius(norm, a.radius)
+                out = Activation(value, center, radius, norm)
             else:
-                values.append(_rule(step.op)(step.op, *inputs))
+                out = _rule(step.op)(step.op, *inputs)
+            if relu_shrink != 1.0 and isinstance(step.op, nn.ReLU):
+                out = replace(out, radius=out.radius * relu_shrink)
+            values.append(out)
         return values
 
     def _value_and_center(self, op: nn.Module, a: Activation) -> tuple[Tensor, Tensor]:
         # Two calls, not one of twice the batch: measured faster on a CPU.
-        if not self.bf16 or a.value.device.type != "cuda":
-            return op(a.value), op(a.center)
+        return self._value(op, a.value), op(a.center)
+
+    def _value(self, op: nn.Module, x: Tensor) -> Tensor:
+        if not self.bf16 or x.device.type != "cuda":
+            return op(x)
         with torch.autocast("cuda", dtype=torch.bfloat16):
-            value = op(a.value)
-        return value.to(a.center.dtype), op(a.center)
+            return op(x).to(x.dtype)
 
 
 class _IntervalReLU(torch.autograd.Function):
@@ -193,55 +249,6 @@ def _absolute(op: Any, radius: Tensor) -> Tensor:
     if isinstance(op, nn.Linear):
         return F.linear(radius, weight)
     return F.conv2d(radius, weight, None, op.stride, op.padding, op.dilation, op.groups)
-
-
-def _batch_norm(op: Any, a: Activation) -> Activation:
-    if op.training:
-        value, mean, inverse_std = _normalize_batch(op, a.value)
-    else:
-        value, mean, inverse_std = (
-            op(a.value),
-            op.running_mean,
-            torch.rsqrt(op.running_var + op.eps),
-        )
-    scale = inverse_std if op.weight is None else inverse_std * op.weight
-    shift = -mean * scale if op.bias is None else op.bias - mean * scale
-    scale, shift = (t.view(-1, *[1] * (a.value.ndim - 2)) for t in (scale, shift))
-    center = torch.addcmul(shift, a.center, scale)
-    return Activation(value, center, a.radius * scale.abs(), (scale, shift))
-
-
-def _normalize_batch(op: Any, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What `op` does in training mode, with the statistics that it used (none computed twice)."""
-    momentum = op.momentum
-    if op.num_batches_tracked is not None:
-        op.num_batches_tracked.add_(1)
-        if momentum is None:
-            momentum = 1.0 / float(op.num_batches_tracked)
-    normalized, mean, inverse_std = torch.native_batch_norm(
-        value, op.weight, op.bias, op.running_mean, op.running_var, True, momentum, op.eps
-    )
-    return normalized, *_BatchStatistics.apply(value, mean, inverse_std)
-
-
-class _BatchStatistics(torch.autograd.Function):
-    """Mean and 1 / standard deviation of each channel, as differentiable functions of `value`."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, mean: Tensor, inverse_std: Tensor) -> Bounds:
-        ctx.save_for_backward(value, mean, inverse_std)
-        return mean.clone(), inverse_std.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, mean_grad: Tensor, inverse_std_grad: Tensor) -> tuple[Any, ...]:
-        value, mean, inverse_std = ctx.saved_tensors
-        # d mean / d v = 1 / n, and d (var + eps)^(-1/2) / d v = -(var + eps)^(-3/2) (v - mean) / n.
-        n = value.numel() / len(mean)
-        slope = -inverse_std_grad * inverse_std**3 / n
-        offset = mean_grad / n - slope * mean
-        shape = (-1, *[1] * (value.ndim - 2))
-        return torch.addcmul(offset.view(shape), value, slope.view(shape)), None, None
 
 
 def _affine(op: Affine, a: Activation) -> Activation:
@@ -290,8 +297,6 @@ def _rule(op: nn.Module) -> Callable[..., Activation]:
 
 _RULES: dict[type[nn.Module], Callable[..., Activation]] = {
     nn.ReLU: _relu,
-    nn.BatchNorm1d: _batch_norm,
-    nn.BatchNorm2d: _batch_norm,
     nn.AvgPool2d: _same_for_all,
     SpatialMean: _same_for_all,
     Flatten: _same_for_all,

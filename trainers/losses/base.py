@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spaces.training import BaseLossConfig
 from trainers.bounds import IntervalPass, IntervalResult
+from trainers.losses.stability import nrs_penalty, relu_gains
+from trainers.wiring import Wiring
 
-Number = TypeVar("Number", float, Tensor)
+Flops = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class LossTerms:
     """What a loss found on one batch; every loss returns all of it.
 
-    total: what is minimised. natural: cross-entropy of the logits. certified: cross-entropy of the
-    worst-case logits (equal to `natural` while epsilon is 0, and for the natural loss). All three
-    are scalars on one autograd graph, so that each can be differentiated on its own. num_correct
-    and num_certified are int64 scalars. logits_BK are those of the inputs themselves.
+    total: what is minimised. natural: cross-entropy of the logits. certified: what the loss has in
+    the place of the worst case in the ball: the cross-entropy of worst-case logits where it bounds
+    them (equal to `natural` while epsilon is 0, and for the natural loss). All three are scalars on
+    one autograd graph, so that each can be differentiated on its own. num_correct counts examples
+    that are classified correctly, num_certified those of which the loss finds the same in the worst
+    case that it looks at, which is a proof for ibp and crown_ibp alone; both are int64 scalars.
+    logits_BK are those of the inputs themselves.
     """
 
     total: Tensor
@@ -36,12 +42,15 @@ class LossTerms:
 class Loss(ABC):
     """A training loss of one network; pure but for batch normalisation's running statistics.
 
-    `interval` is the network's interval pass.
+    `interval` is the network's interval pass. While epsilon is 0, a step of every loss is a natural
+    one.
     """
 
-    def __init__(self, interval: IntervalPass) -> None:
+    def __init__(self, interval: IntervalPass, config: BaseLossConfig) -> None:
         self.interval = interval
         self.model = interval.model
+        self.stability_weight = config.stability_weight
+        self.wiring = Wiring.of(self.model) if self.stability_weight > 0.0 else None
 
     @abstractmethod
     def __call__(self, x_BCHW: Tensor, y_B: Tensor, epsilon: float, progress: float) -> LossTerms:
@@ -51,8 +60,28 @@ class Loss(ABC):
         """
 
     def passes(self, epsilon: float, progress: float) -> int:
-        """What a step costs, in passes through the network, for the count of training FLOPs."""
+        """What a step costs, in passes through the network, for the count of training FLOPs.
+
+        Passes go forward, back to the inputs, and back to the weights; attacks are counted apart.
+        """
         return 1
+
+    def attack_flops(
+        self, layers: Flops, gradients: Flops, epsilon: float, progress: float
+    ) -> float:
+        """Operations per example of a step's attacks, beyond its `passes`.
+
+        layers: those of each layer in a forward pass, by the name of its weight; as many take a
+        gradient back to the layer's inputs. gradients: those of the gradient of the weight.
+        """
+        return 0.0
+
+    def stability(self, result: IntervalResult) -> Tensor | float:
+        """The NRS term by the bounds of a pass at the current epsilon; 0 where its weight is."""
+        if self.wiring is None:
+            return 0.0
+        gains = relu_gains(self.model, self.wiring)
+        return self.stability_weight * nrs_penalty(result, gains)
 
     def compile(self) -> None:
         """Let torch.compile make the passes through the network, from now on."""
@@ -73,31 +102,27 @@ def natural_terms(logits_BK: Tensor, y_B: Tensor) -> LossTerms:
     return LossTerms(loss, loss, loss, num_correct, num_correct, logits_BK)
 
 
-def worst_case(margins_BK: Tensor, y_B: Tensor) -> Tensor:
-    """Cross-entropy of the worst logits in a box, mean over the batch, from bounds on margins.
-
-    margins_BK[b, j] bounds logit[y_b] - logit[j] from below, and is 0 at j = y_b, so cross-entropy
-    of -margins is the largest that the logits in the box can have (Wong and Kolter 2018, thm. 2).
-    """
-    return F.cross_entropy(-margins_BK, y_B)
-
-
-def worst_case_terms(
-    result: IntervalResult, certified: Tensor, y_B: Tensor, kappa: float
+def mixed_terms(
+    logits_BK: Tensor, y_B: Tensor, certified: Tensor, certified_B: Tensor, kappa: float
 ) -> LossTerms:
-    """Return kappa * natural + (1 - kappa) * certified; intervals say how many are certified."""
-    natural = F.cross_entropy(result.logits_BK, y_B)
-    own = F.one_hot(y_B, result.margins_BK.shape[1]).bool()
+    """Return kappa * natural + (1 - kappa) * certified; certified_B tells for which it holds."""
+    natural = F.cross_entropy(logits_BK, y_B)
     return LossTerms(
         total=kappa * natural + (1.0 - kappa) * certified,
         natural=natural,
         certified=certified,
-        num_correct=(result.logits_BK.argmax(1) == y_B).sum(),
-        num_certified=((result.margins_BK > 0) | own).all(1).sum(),
-        logits_BK=result.logits_BK,
+        num_correct=(logits_BK.argmax(1) == y_B).sum(),
+        num_certified=certified_B.sum(),
+        logits_BK=logits_BK,
     )
 
 
-def mix(start: Number, end: Number, progress: float) -> Number:
-    """From `start` at progress 0 to `end` at progress 1, both exactly."""
-    return start * (1.0 - progress) + end * progress
+def all_positive(margins_BK: Tensor, y_B: Tensor) -> Tensor:
+    """For which examples every margin to another class is above 0."""
+    own = F.one_hot(y_B, margins_BK.shape[1]).bool()
+    return ((margins_BK > 0) | own).all(1)
+
+
+def mix(start: float | None, end: float, progress: float) -> float:
+    """From `start` at progress 0 to `end` at progress 1, both exactly; `end` without a start."""
+    return end if start is None else start * (1.0 - progress) + end * progress

@@ -37,18 +37,33 @@ class CrownIbpLoss(IbpLoss):
             return intervals
         return intervals + (1 if self.config.fusion else self.num_classes - 1)
 
-    def certified(self, result: IntervalResult, y_B: Tensor, progress: float) -> Tensor:
+    def margins(
+        self, result: IntervalResult, x_BCHW: Tensor, y_B: Tensor, epsilon: float, progress: float
+    ) -> Tensor:
+        """A mix of two lower bounds, which is a lower bound; with fusion, those by intervals."""
+        beta = self._beta(progress)
+        if beta == 0.0 or self.config.fusion:
+            return result.margins_BK
+        backward_BK = backward_margins(self.interval, result.values, y_B, result.logits_BK)
+        return beta * backward_BK + (1.0 - beta) * result.margins_BK
+
+    def certified(
+        self,
+        margins_BK: Tensor,
+        result: IntervalResult,
+        x_BCHW: Tensor,
+        y_B: Tensor,
+        epsilon: float,
+        progress: float,
+    ) -> Tensor:
         """Cross-entropy in the worst case, mean over the batch."""
         beta = self._beta(progress)
-        if beta == 0.0:
-            return super().certified(result, y_B, progress)
-        if self.config.fusion:
+        if beta > 0.0 and self.config.fusion:
             return self._fused(result, y_B, beta).mean()
-        backward_BK = backward_margins(self.interval, result.values, y_B, result.logits_BK)
-        return F.cross_entropy(-mix(result.margins_BK, backward_BK, beta), y_B)
+        return super().certified(margins_BK, result, x_BCHW, y_B, epsilon, progress)
 
     def _beta(self, progress: float) -> float:
-        return float(mix(1.0, self.config.beta_end, progress))
+        return mix(1.0, self.config.beta_end, progress)
 
     def _fused(self, result: IntervalResult, y_B: Tensor, beta: float) -> Tensor:
         """Upper bounds (B,) on the cross-entropy over the box.
@@ -69,7 +84,7 @@ class CrownIbpLoss(IbpLoss):
         intercept_B = (top_BK - slope_BK * upper_BK).sum(1)
         one_B = (-shift_B1).exp().squeeze(1)
         chords_B = (linear_B + intercept_B).clamp(min=0.0)
-        return shift_B1.squeeze(1) + (one_B + mix(top_BK.sum(1), chords_B, beta)).log()
+        return shift_B1.squeeze(1) + (one_B + beta * chords_B + (1.0 - beta) * top_BK.sum(1)).log()
 
 
 def _chord(width: Tensor) -> Tensor:
