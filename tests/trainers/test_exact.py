@@ -148,7 +148,7 @@ def test_every_convolution_becomes_its_matrix(conv):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
-@given(seed=st.integers(0, 10_000), radius=st.floats(0.01, 0.3))
+@given(seed=st.integers(0, 10_000), radius=st.floats(0.01, 0.15))
 @settings(max_examples=5, deadline=None)
 def test_every_example_is_decided_and_no_sample_contradicts(name, seed, radius):
     model, x = family(name, seed)
@@ -213,9 +213,10 @@ def test_a_margin_within_the_solvers_reach_of_zero_is_not_verified():
 
 
 def test_more_workers_find_the_same():
-    model, x = family("cnn", 1, num_examples=20)
+    model = tiny(1)
+    x = torch.rand(20, 2, dtype=torch.float64)
     y_B = model(x).argmax(1)
     options = {"methods": ("ibp", "exact"), "attack_steps": 0}
-    one, two = (verify(model, x, y_B, 0.5, workers=n, **options) for n in (1, 2))
+    one, two = (verify(model, x, y_B, 0.2, workers=n, **options) for n in (1, 2))
     assert one.verdicts == two.verdicts
-    assert {"verified", "falsified"} <= set(one.verdicts)
+    assert {"verified", "falsified"} == set(one.verdicts)

@@ -178,7 +178,7 @@ def test_loss_fusion_bounds_each_exponential_by_its_chord():
     config = CrownIbpLossConfig(beta_end=1.0, warmup_regularizer=0.0)
     x, y_B = torch.tensor([[0.4]]), torch.tensor([0])
     terms = build_loss(config, model, x)(x, y_B, 0.2, 1.0)
-    assert float(terms.certified) == pytest.approx(math.log1p(math.exp(0.6)), rel=1e-6)
+    assert terms.certified.item() == pytest.approx(math.log1p(math.exp(0.6)), rel=1e-6)
 
 
 @given(seed=st.integers(0, 10_000), epsilon=st.floats(1e-4, 2.0), mode=st.booleans())

@@ -133,12 +133,12 @@ class TestLink:
 
 def exact_losses(model, x, y_B, epsilon):
     """Worst cross-entropy in the box behind the first ReLU, exactly, and by intervals."""
-    result = IntervalPass(model).margins(x, y_B, *ball(x, epsilon), keep=2)
+    result = IntervalPass(model).margins(x, y_B, *ball(x, epsilon))
     matrix = model[4].weight @ model[2].weight
     constant = model[4].weight @ model[2].bias + model[4].bias
     difference = matrix[y_B][:, None] - matrix  # (B, K, units)
-    margins = (difference * result.kept.center[:, None]).sum(2)
-    margins = margins - (difference.abs() * result.kept.radius[:, None]).sum(2)
+    margins = (difference * result.values[2].center[:, None]).sum(2)
+    margins = margins - (difference.abs() * result.values[2].radius[:, None]).sum(2)
     margins = margins + constant[y_B][:, None] - constant
     return F.cross_entropy(-margins, y_B), F.cross_entropy(-result.margins_BK, y_B)
 
@@ -182,8 +182,8 @@ class TestTaps:
         x, y_B = batch()
         model = network().eval()
         loss = build_loss(TapsLossConfig(**PLAIN), model, x)
-        result = loss.interval.margins(x, y_B, *ball(x, 0.1), keep=loss.cut)
-        lower, upper = (bound[:, None].detach() for bound in result.kept.bounds)
+        result = loss.interval.margins(x, y_B, *ball(x, 0.1))
+        lower, upper = (bound[:, None].detach() for bound in result.values[loss.cut].bounds)
         points = loss._worst_points(lower, upper, y_B, result.norms)
         assert points.shape == (16, 2, 12)
         assert bool(((points >= lower) & (points <= upper)).all())
@@ -210,8 +210,8 @@ class TestTaps:
         x, y_B = batch()
         model = network()
         loss = build_loss(TapsLossConfig(attacked_relus=1, **PLAIN), model, x)
-        result = loss.interval.margins(x, y_B, *ball(x, 0.0), keep=loss.cut)
-        points = result.kept.value[:, None].expand(-1, 2, -1)
+        result = loss.interval.margins(x, y_B, *ball(x, 0.0))
+        points = result.values[loss.cut].value[:, None].expand(-1, 2, -1)
         margins = loss._margins(points, y_B, result.norms)
         other_BK = (y_B[:, None] + torch.tensor([1, 2])) % 3
         own = result.logits_BK.gather(1, y_B[:, None])
@@ -245,7 +245,7 @@ class TestStaps:
         terms = loss(x, y_B, 0.2, 1.0)
         lower, upper = loss.box(x, y_B, 0.2, 1.0)
         assert bool((upper - lower <= 2 * 0.3 * 0.2 + 1e-6).all())
-        result = loss.interval.margins(x, y_B, lower, upper, keep=2)
+        result = loss.interval.margins(x, y_B, lower, upper)
         taps = build_loss(TapsLossConfig(**PLAIN), model, x)
         expected = taps.certified(result.margins_BK, result, x, y_B, 0.2, 1.0)
         torch.testing.assert_close(terms.certified, expected)
