@@ -69,6 +69,26 @@ METRICS: Mapping[str, Metric] = {
         Metric("epoch", "none", "count", "Epochs trained."),
         Metric("train_epsilon", "none", "data units", "Training radius at the end of the epoch."),
         Metric("rung_score", "maximize", _SHARE, "IBP-verified accuracy at a small radius."),
+        *(
+            Metric(f"unstable_{what}_{bound}", "minimize", unit, f"{text} {means}.")
+            for what, unit, text in (
+                ("relus", "count", "ReLUs per example that may be on either side of zero by"),
+                ("share", _SHARE, "The same, over all ReLUs, by"),
+            )
+            for bound, means in (("ibp", "interval bounds"), ("crown", "CROWN's bounds"))
+        ),
+        Metric(
+            "exact_verified_accuracy",
+            "maximize",
+            _SHARE,
+            "Examples proved robust by exact verdicts; of members of the front.",
+        ),
+        Metric(
+            "exact_falsified_accuracy_bound",
+            "maximize",
+            _SHARE,
+            "1 - falsified share by exact verdicts; the same where none is open.",
+        ),
         Metric("duration_s", "minimize", "s", "Wall time of the trial."),
         Metric(
             "dense_twin_natural_accuracy",

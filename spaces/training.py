@@ -237,7 +237,7 @@ class OptimizerConfig(Config):
     lr_factor: float = Field(0.2, gt=0.0, le=1.0)
 
 
-VerificationMethod = Literal["ibp", "crown-ibp", "crown"]
+VerificationMethod = Literal["ibp", "crown-ibp", "crown", "alpha-crown", "exact"]
 
 
 class EvaluationConfig(Config):
@@ -254,7 +254,23 @@ class EvaluationConfig(Config):
         500, ge=1, description="Validation examples used after each epoch, by the cheap bound."
     )
     methods: tuple[VerificationMethod, ...] = Field(
-        ("ibp", "crown-ibp", "crown"), min_length=1, description="The cascade, cheapest first."
+        ("ibp", "crown-ibp", "crown"),
+        min_length=1,
+        description="The cascade at the end of a trial, cheapest first.",
+    )
+    timeout_s: float = Field(
+        10.0, ge=0.0, description="Seconds that one example may take at the end of a trial."
+    )
+    budget_s: float = Field(
+        300.0,
+        ge=0.0,
+        description="Seconds that all examples together may take at the end of a trial, all radii "
+        "included; what is open then counts as not verified.",
+    )
+    certify_front: bool = Field(
+        True,
+        description="Once the search has ended, find exact verdicts for the members of the front: "
+        "metric exact_verified_accuracy.",
     )
     attack_steps: int = Field(20, ge=1)
     attack_restarts: int = Field(2, ge=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -11,12 +12,16 @@ from torch import nn
 from spaces.training import EvaluationConfig
 from trainers import cost
 from trainers.bounds import IntervalPass, ball
+from trainers.bounds.backward import crown_values
 from trainers.compaction import effective_counts
 from trainers.data import Split
 from trainers.errors import UnsupportedLayer
 from trainers.models.modes import evaluating
-from trainers.verify import VerificationResult, verify
+from trainers.verify import verify_radii
 from trainers.wiring import Wiring
+
+NUM_CROWN_EXAMPLES = 32
+"""Examples by which unstable ReLUs are counted at the end of a trial."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +57,29 @@ def evaluate(
     Splits are shuffled when they are made, so that the first n are a random sample.
     """
     x_BCHW, y_B = first_examples(split, config.examples)
-    result = _verify_at(model, x_BCHW, y_B, config.radius, config, seed)
+    results = verify_radii(
+        model,
+        x_BCHW,
+        y_B,
+        (config.radius, *config.radii),
+        methods=config.methods,
+        timeout_s=config.timeout_s,
+        budget_s=config.budget_s,
+        attack_steps=config.attack_steps,
+        attack_restarts=config.attack_restarts,
+        seed=seed,
+    )
+    result = results[config.radius]
     metrics = {
         "natural_accuracy": result.natural_accuracy,
         "verified_accuracy": result.verified_accuracy,
         "falsified_accuracy_bound": result.falsified_accuracy_bound,
         **model_cost(model, tuple(split.x.shape[1:])),
+        **unstable_by_crown(model, x_BCHW[:NUM_CROWN_EXAMPLES], config.radius),
     }
     for radius in config.radii:
-        further = _verify_at(model, x_BCHW, y_B, radius, config, seed)
-        metrics[f"verified_accuracy_at_{radius:g}"] = further.verified_accuracy
-    decided_by: dict[str, int] = {}
-    for step in result.method:
-        decided_by[step] = decided_by.get(step, 0) + 1
+        metrics[f"verified_accuracy_at_{radius:g}"] = results[radius].verified_accuracy
+    decided_by = dict(Counter(result.method))
     return Evaluation(
         metrics, split_name, "+".join(config.methods), config.radius, len(y_B), decided_by
     )
@@ -75,33 +90,52 @@ def evaluate_by_intervals(
 ) -> dict[str, float]:
     """The cheap figures after an epoch: one natural and two interval passes over a fixed subset.
 
-    verified_accuracy is at the evaluation radius; rung_score is at `rung_radius_factor` times it,
-    and is comparable between trials whose training epsilon ramps differ.
+    verified_accuracy is at the evaluation radius, and so is what the bounds say of ReLUs;
+    rung_score is at `rung_radius_factor` times it, and is comparable between trials whose training
+    epsilon ramps differ.
     """
     x_BCHW, y_B = first_examples(split, config.epoch_examples)
     model = interval.model
-    correct = robust = rung = 0
+    correct = robust = rung = num_unstable = num_relus = 0
     with evaluating(model), torch.no_grad():
         for x, y in zip(x_BCHW.split(1000), y_B.split(1000), strict=True):
             correct += int((model(x).argmax(1) == y).sum())
-            robust += count_verified(interval, x, y, config.radius)
-            rung += count_verified(interval, x, y, config.radius * config.rung_radius_factor)
+            result = interval.margins(x, y, *ball(x, config.radius))
+            robust += count_positive(result.margins_BK, y)
+            num_unstable += int(result.num_unstable_B.sum())
+            num_relus = sum(a.center[0].numel() for a in result.relu_inputs)
+            small = ball(x, config.radius * config.rung_radius_factor)
+            rung += count_positive(interval.margins(x, y, *small).margins_BK, y)
     n = len(y_B)
     return {
         "natural_accuracy": correct / n,
         "verified_accuracy": robust / n,
         "rung_score": rung / n,
+        **_unstable("ibp", num_unstable / n, num_relus),
     }
 
 
-def count_verified(
-    interval: IntervalPass, x_BCHW: torch.Tensor, y_B: torch.Tensor, radius: float
-) -> int:
-    """How many examples the interval bounds prove at `radius`."""
-    lower, upper = ball(x_BCHW, radius)
-    margins_BK = interval.margins(x_BCHW, y_B, lower, upper).margins_BK.clone()
-    margins_BK.scatter_(1, y_B[:, None], math.inf)
-    return int((margins_BK.amin(1) > 0).sum())
+def count_positive(margins_BK: torch.Tensor, y_B: torch.Tensor) -> int:
+    """Of how many examples all margins to other classes are above 0."""
+    return int((margins_BK.scatter(1, y_B[:, None], math.inf).amin(1) > 0).sum())
+
+
+@torch.no_grad()
+def unstable_by_crown(model: nn.Module, x_BCHW: torch.Tensor, radius: float) -> dict[str, float]:
+    """How many ReLUs CROWN's bounds leave on either side of zero: mean over examples, and share."""
+    interval = IntervalPass(model)
+    with evaluating(model):
+        values = crown_values(interval, x_BCHW, *ball(x_BCHW, radius))
+    inputs = [
+        values[step.inputs[0]] for step in interval.program.steps if isinstance(step.op, nn.ReLU)
+    ]
+    num_unstable = sum(int((a.center.abs() < a.radius).sum()) for a in inputs)
+    return _unstable("crown", num_unstable / len(x_BCHW), sum(a.center[0].numel() for a in inputs))
+
+
+def _unstable(bound: str, mean: float, num_relus: int) -> dict[str, float]:
+    share = mean / num_relus if num_relus else 0.0
+    return {f"unstable_relus_{bound}": mean, f"unstable_share_{bound}": share}
 
 
 def model_cost(
@@ -129,24 +163,3 @@ def model_cost(
 def first_examples(split: Split, examples: int | None) -> tuple[torch.Tensor, torch.Tensor]:
     """The first `examples` of a split; all of them when None or when there are fewer."""
     return split.x[:examples], split.y[:examples]
-
-
-def _verify_at(
-    model: nn.Module,
-    x_BCHW: torch.Tensor,
-    y_B: torch.Tensor,
-    radius: float,
-    config: EvaluationConfig,
-    seed: int,
-) -> VerificationResult:
-    return verify(
-        model,
-        x_BCHW,
-        y_B,
-        radius,
-        methods=config.methods,
-        timeout_s=None,
-        attack_steps=config.attack_steps,
-        attack_restarts=config.attack_restarts,
-        seed=seed,
-    )

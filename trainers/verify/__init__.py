@@ -1,6 +1,16 @@
 """Proofs that a network cannot be fooled within a radius, and counterexamples where it can."""
 
 from trainers.verify.cascade import AVAILABLE_METHODS, verify
+from trainers.verify.radii import CertifiedRadii, certified_radii, verify_radii
 from trainers.verify.verdict import StepRecord, Verdict, VerificationResult
 
-__all__ = ["AVAILABLE_METHODS", "StepRecord", "VerificationResult", "Verdict", "verify"]
+__all__ = [
+    "AVAILABLE_METHODS",
+    "CertifiedRadii",
+    "StepRecord",
+    "Verdict",
+    "VerificationResult",
+    "certified_radii",
+    "verify",
+    "verify_radii",
+]

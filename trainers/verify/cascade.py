@@ -14,7 +14,7 @@ from trainers.attack import pgd
 from trainers.bounds.backward import backward_margins, crown_values, optimized_margins
 from trainers.bounds.interval import Activation
 from trainers.errors import VerificationError
-from trainers.verify.checks import check_examples, check_limits, check_settings
+from trainers.verify.checks import check_examples, check_limits, check_radius, check_settings
 from trainers.verify.encode import Encoder
 from trainers.verify.exact import SOLVER_MARGIN, Outcome, decide
 from trainers.verify.examples import ROUNDING, Examples
@@ -33,7 +33,7 @@ def verify(
     model: nn.Module,
     x_BCHW: Tensor,
     y_B: Tensor,
-    radius: float,
+    radius: float | Tensor,
     *,
     methods: Sequence[str] = AVAILABLE_METHODS,
     timeout_s: float | None = 60.0,
@@ -52,7 +52,8 @@ def verify(
     when attack_steps is 0); verified by the dearer bounds among `methods`; verified or falsified by
     mixed-integer programs, `workers` at a time. An example is given up after `timeout_s` seconds
     of its own (its share of batches included), and all of them after `budget_s`: they are
-    "unknown". The model is copied, in evaluation mode; it is not changed.
+    "unknown". `radius` is a number, or a tensor (B,) with one for each example. The model is
+    copied, in evaluation mode; it is not changed.
 
     Bounds are computed in float64 (float32 where a device has no other), and must exceed zero by
     more than the rounding of the network itself: four times the difference between its logits in
@@ -63,14 +64,14 @@ def verify(
     Raises VerificationError for a question that makes no sense, and UnsupportedLayer for a
     network that has no bounds.
     """
-    check_settings(radius, methods, AVAILABLE_METHODS, low, high)
+    check_settings(methods, AVAILABLE_METHODS, low, high)
     check_limits(
         {"timeout_s": timeout_s, "budget_s": budget_s},
         {"attack_steps": (attack_steps, 0), "attack_restarts": (attack_restarts, 1)},
         {"batch_size": (batch_size, 1), "workers": (workers, 1)},
     )
     check_examples(model, x_BCHW, y_B, low, high)
-    radius_B = torch.full((len(x_BCHW),), float(radius), dtype=torch.float64)
+    radius_B = check_radius(radius, len(x_BCHW))
     examples = Examples(model, x_BCHW, y_B.long(), radius_B, low, high)
     cascade = Cascade(examples, timeout_s, budget_s, batch_size, workers)
     cascade.run(methods, attack_steps, attack_restarts, seed)
@@ -121,7 +122,7 @@ class Cascade:
             verdicts=tuple(examples.verdicts),
             method=tuple(examples.method),
             counterexamples=examples.counterexamples,
-            radius=float(examples.radius_B[0]),
+            radius=float(examples.radius_B.max()),
             seconds=time.perf_counter() - self.started,
             steps=tuple(examples.records.values()),
             precision=str(examples.dtype).removeprefix("torch."),

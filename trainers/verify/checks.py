@@ -12,12 +12,25 @@ from torch import Tensor, nn
 from trainers.errors import VerificationError
 
 
-def check_settings(
-    radius: float, methods: Collection[str], available: Collection[str], low: float, high: float
-) -> None:
-    """Radius, methods and data range; raises VerificationError."""
+def check_radius(radius: float | Tensor, num_examples: int) -> Tensor:
+    """The radius of each example, (B,) in float64; raises VerificationError."""
+    if isinstance(radius, Tensor):
+        if radius.shape != (num_examples,) or not (radius.isfinite() & (radius >= 0)).all():
+            raise VerificationError(
+                f"radius is a tensor of shape {tuple(radius.shape)}, least "
+                f"{radius.min().item() if radius.numel() else 'none'}: give one finite number >= 0 "
+                f"for each of the {num_examples} examples"
+            )
+        return radius.detach().double()
     if not (isinstance(radius, int | float) and math.isfinite(radius) and radius >= 0):
         raise VerificationError(f"radius is {radius!r}: it must be a finite number >= 0")
+    return torch.full((num_examples,), float(radius), dtype=torch.float64)
+
+
+def check_settings(
+    methods: Collection[str], available: Collection[str], low: float, high: float
+) -> None:
+    """Methods and data range; raises VerificationError."""
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise VerificationError(f"the data range is [{low}, {high}]: low must be less than high")
     if isinstance(methods, str):

@@ -25,6 +25,7 @@ class StepRecord:
 class VerificationResult:
     """Verdicts on `num_examples` examples at l-infinity `radius` (data units).
 
+    With a radius for each example, `radius` is the largest.
     verdicts[i] is "misclassified" (already without perturbation), "verified" (no input of the
     ball, clipped to the data range, changes the class), "falsified" (counterexamples[i] does) or
     "unknown". method[i] is the step that decided: "natural", "pgd", a bound's name or "exact";
