@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
-import torch
-from pydantic import ValidationError
 from torch import Tensor
 
-from analysis.certificate_model import Certificate, RadiusResult, wilson
+from analysis.certificate_claims import CERTIFICATE, check_earlier, check_own_figures
+from analysis.certificate_model import (
+    Certificate,
+    CertifiedRadius,
+    RadiusResult,
+    SecondOpinionRecord,
+    wilson,
+)
 from analysis.certificate_text import to_markdown
 from analysis.errors import TicketError
 from analysis.files import write_whole
-from analysis.manifest import MANIFEST, ONNX, read_manifest, sha256
+from analysis.judge import Judge, Limits, check_methods
+from analysis.manifest import MANIFEST, ONNX, OnnxCheck, read_manifest, sha256
 from analysis.onnx_model import check_onnx
 from analysis.ticket import Ticket, load_ticket
 from analysis.version import code_version, library_version
-from trainers.data import Split, load_data
-from trainers.device import resolve_device
 from trainers.evaluate import first_examples, model_cost
-from trainers.verify import AVAILABLE_METHODS, VerificationResult, verify
+from trainers.verify import AVAILABLE_METHODS, VerificationResult
 
-__all__ = ["Certificate", "RadiusResult", "verify_ticket"]
+__all__ = ["Certificate", "RadiusResult", "verify_ticket", "wilson"]
 
-CERTIFICATE = "certificate.json"
 CERTIFICATE_TEXT = "certificate.md"
 COUNTEREXAMPLES = "counterexamples.safetensors"
-CLAIMED = ("natural_accuracy", "verified_accuracy")
 SPLITS = ("train", "validation", "test")
+_STEPS_OF_BISECTION = 64
 
 
 def verify_ticket(
@@ -42,63 +44,114 @@ def verify_ticket(
     examples: int | None = None,
     split: str = "test",
     methods: Sequence[str] | None = None,
-    timeout_s: float | None = None,
+    timeout_s: float | None = 60.0,
+    budget_s: float | None = None,
+    workers: int | None = None,
+    certified_radius: float | None = None,
+    tolerance: float | None = None,
 ) -> Certificate:
     """Check a ticket from its folder alone, certify it, and write certificate.json and .md.
 
     Re-hashes every file, counts the weights again, loads the data that the ticket names, compares
-    model.onnx with the weights, and certifies the first `examples` examples of `split` (all when
-    None) at every one of the `radii` (l-infinity, data units; the ticket's own when None) by
-    `methods` (the ticket's own when None), for at most `timeout_s` seconds per radius.
+    model.onnx with the weights and our bounds with auto_LiRPA's, certifies the ticket's own figures
+    again, and judges the first `examples` examples of `split` (all when None) at every one of the
+    `radii` (l-infinity, data units; the ticket's own when None) by `methods` (all that there are,
+    exact ones included, when None). An example is given up after `timeout_s` seconds of its own at
+    a radius, and all of them after `budget_s` seconds of the whole call: they are unknown.
+    `workers` programs are solved at a time (None: one for each CPU). `certified_radius` finds, for
+    each example, up to which radius it is verified, at most this one, to within `tolerance` (a
+    64th of it when None).
 
-    TicketError when anything differs from what the ticket, or an earlier certificate of the same
-    question, says: it names the file and both values.
+    TicketError when anything differs from what the ticket, or an earlier certificate of it, says:
+    it names the file and both values. VerificationError for limits or methods that make no sense,
+    and UnsupportedLayer for a network that has no bounds.
     """
-    folder = Path(folder)
+    folder, limits = Path(folder), Limits.from_now(timeout_s, budget_s, workers)
     ticket = load_ticket(folder)
     evaluation = ticket.config.evaluation
-    chosen_radii = tuple(radii) if radii else (evaluation.radius, *evaluation.radii)
-    chosen_methods = tuple(methods) if methods else evaluation.methods
-    _check_question(chosen_radii, examples, split)
-    _check_cost(ticket, folder)
-    device = resolve_device("auto")
-    part, fingerprint = _load_split(ticket, split, device, folder)
-    x_BCHW, y_B = first_examples(part, examples)
-    onnx = None
-    if (folder / ONNX).exists():
-        onnx = check_onnx(folder / ONNX, ticket.model(), x_BCHW, (len(x_BCHW),))
-    verified = [
-        _verify(ticket, x_BCHW, y_B, radius, chosen_methods, timeout_s) for radius in chosen_radii
-    ]
-    counterexamples = _pack_counterexamples(verified)
-    certificate = Certificate(
-        ticket_digest=ticket.digest,
-        files=read_manifest(folder).files,
-        data=ticket.config.data.name,
-        split=split,
-        split_fingerprint=fingerprint,
-        num_examples=len(y_B),
-        bound="+".join(name for name in AVAILABLE_METHODS if name in chosen_methods),
-        timeout_s=timeout_s,
-        onnx=onnx,
-        counterexamples=None if counterexamples is None else sha256(counterexamples),
-        versions=_versions(),
-        results=tuple(_radius_result(result) for result in verified),
+    question = _Question(
+        tuple(dict.fromkeys(radii or (evaluation.radius, *evaluation.radii))),
+        examples,
+        split,
+        check_methods(AVAILABLE_METHODS if methods is None else methods),
+        _span(certified_radius, tolerance),
     )
-    _check_claims(certificate, ticket, folder)
-    _check_own_figures(certificate, ticket, folder, device)
+    judge = Judge(ticket, folder, limits)
+    _check_cost(ticket, folder)
+    certificate, counterexamples = _certify(judge, question)
+    check_earlier(certificate, folder)
     _write(folder, certificate, counterexamples, ticket)
     return certificate
 
 
-def _check_question(radii: Sequence[float], examples: int | None, split: str) -> None:
-    for radius in radii:
-        if not 0.0 < radius <= 1.0:
-            raise TicketError(f"radius is {radius}: it must be in (0, 1], in data units")
-    if examples is not None and examples < 1:
-        raise TicketError(f"examples is {examples}: at least one example is needed")
-    if split not in SPLITS:
-        raise TicketError(f"there is no split {split!r}: use {', '.join(SPLITS[:-1])} or test")
+@dataclass(frozen=True)
+class _Question:
+    """What is asked; `span` is the largest certified radius and its tolerance."""
+
+    radii: tuple[float, ...]
+    examples: int | None
+    split: str
+    methods: tuple[str, ...]
+    span: tuple[float, float] | None
+
+    def __post_init__(self) -> None:
+        for radius in self.radii:
+            if not 0.0 < radius <= 1.0:
+                raise TicketError(f"radius is {radius}: it must be in (0, 1], in data units")
+        if self.examples is not None and self.examples < 1:
+            raise TicketError(f"examples is {self.examples}: at least one example is needed")
+        if self.split not in SPLITS:
+            known = ", ".join(SPLITS[:-1])
+            raise TicketError(f"there is no split {self.split!r}: use {known} or test")
+
+
+def _span(largest: float | None, tolerance: float | None) -> tuple[float, float] | None:
+    if largest is None:
+        if tolerance is not None:
+            raise TicketError(f"tolerance is {tolerance}: it is of certified_radius; give that too")
+        return None
+    if not 0.0 < largest <= 1.0:
+        raise TicketError(f"certified_radius is {largest}: it must be in (0, 1], in data units")
+    tolerance = largest / _STEPS_OF_BISECTION if tolerance is None else tolerance
+    if not 0.0 < tolerance <= largest:
+        raise TicketError(
+            f"tolerance is {tolerance}: it must be greater than 0 and at most certified_radius "
+            f"({largest:g})"
+        )
+    return largest, tolerance
+
+
+def _certify(judge: Judge, question: _Question) -> tuple[Certificate, bytes | None]:
+    """All checks and verdicts, dearest last, and the counterexamples as a file's content."""
+    ticket, folder, limits = judge.ticket, judge.folder, judge.limits
+    part = judge.load(question.split)
+    x_BCHW, y_B = first_examples(part, question.examples)
+    onnx = _check_onnx(ticket, folder, x_BCHW)
+    opinion = _second_opinion(judge, x_BCHW, y_B, question.radii[0])
+    own_figures = check_own_figures(judge)
+    found = judge.verdicts(x_BCHW, y_B, question.radii, question.methods)
+    counterexamples = _pack_counterexamples(found)
+    certificate = Certificate(
+        ticket_digest=ticket.digest,
+        files=read_manifest(folder).files,
+        data=ticket.config.data.name,
+        split=question.split,
+        split_fingerprint=part.fingerprint,
+        num_examples=len(y_B),
+        bound="+".join(question.methods),
+        timeout_s=limits.timeout_s,
+        budget_s=limits.budget_s,
+        workers=limits.workers,
+        tolerances=dict(found[question.radii[0]].tolerances),
+        onnx=onnx,
+        second_opinion=opinion,
+        own_figures=own_figures,
+        counterexamples=None if counterexamples is None else sha256(counterexamples),
+        versions=_versions(),
+        results=tuple(RadiusResult.from_result(found[radius]) for radius in question.radii),
+        certified_radius=_certified_radius(judge, x_BCHW, y_B, question),
+    )
+    return certificate, counterexamples
 
 
 def _check_cost(ticket: Ticket, folder: Path) -> None:
@@ -112,67 +165,38 @@ def _check_cost(ticket: Ticket, folder: Path) -> None:
             )
 
 
-def _load_split(
-    ticket: Ticket, split: str, device: torch.device, folder: Path
-) -> tuple[Split, str]:
-    part: Split = getattr(load_data(ticket.config.data, device), split)
-    recorded = ticket.data_fingerprints.get(split)
-    if recorded is not None and part.fingerprint != recorded:
-        raise TicketError(
-            f"the {split} split of {ticket.config.data.name} has changed since training: its "
-            f"sha256 is {part.fingerprint}, but {folder / MANIFEST} says {recorded}. Restore the "
-            "data, or the library that ships it, to what the ticket was trained with"
-        )
-    return part, part.fingerprint
+def _check_onnx(ticket: Ticket, folder: Path, x_BCHW: Tensor) -> OnnxCheck | None:
+    if not (folder / ONNX).exists():
+        return None
+    return check_onnx(folder / ONNX, ticket.model(), x_BCHW, (len(x_BCHW),))
 
 
-def _verify(
-    ticket: Ticket,
-    x_BCHW: Tensor,
-    y_B: Tensor,
-    radius: float,
-    methods: Sequence[str],
-    timeout_s: float | None,
-) -> VerificationResult:
-    evaluation = ticket.config.evaluation
-    return verify(
-        ticket.model().to(x_BCHW.device),
-        x_BCHW,
-        y_B,
-        radius,
-        methods=methods,
-        timeout_s=timeout_s,
-        attack_steps=evaluation.attack_steps,
-        attack_restarts=evaluation.attack_restarts,
-        seed=ticket.seed,
+def _second_opinion(
+    judge: Judge, x_BCHW: Tensor, y_B: Tensor, radius: float
+) -> SecondOpinionRecord:
+    found = judge.second_opinion(x_BCHW, y_B, radius)
+    return SecondOpinionRecord(
+        radius=radius,
+        num_examples=found.num_examples,
+        largest_difference=found.largest_difference,
+        reason=found.reason,
     )
 
 
-def _radius_result(result: VerificationResult) -> RadiusResult:
-    counts, n = Counter(result.verdicts), result.num_examples
-    return RadiusResult(
-        radius=result.radius,
-        natural_accuracy=result.natural_accuracy,
-        natural_interval=wilson(n - counts["misclassified"], n),
-        verified_accuracy=result.verified_accuracy,
-        verified_interval=wilson(counts["verified"], n),
-        falsified_accuracy_bound=result.falsified_accuracy_bound,
-        num_verified=counts["verified"],
-        num_falsified=counts["falsified"],
-        num_unknown=counts["unknown"],
-        num_misclassified=counts["misclassified"],
-        decided_by=dict(sorted(Counter(result.method).items())),
-        precision=result.precision,
-        seconds=round(result.seconds, 3),
-        verdicts=result.verdicts,
-        method=result.method,
-    )
+def _certified_radius(
+    judge: Judge, x_BCHW: Tensor, y_B: Tensor, question: _Question
+) -> CertifiedRadius | None:
+    if question.span is None:
+        return None
+    found = judge.certified_radii(x_BCHW, y_B, *question.span, question.methods)
+    return CertifiedRadius.from_radii(found, "+".join(question.methods))
 
 
-def _pack_counterexamples(results: Sequence[VerificationResult]) -> bytes | None:
+def _pack_counterexamples(results: Mapping[float, VerificationResult]) -> bytes | None:
     tensors = {
-        f"{result.radius:g}/{index}": x.detach().cpu().contiguous()
-        for result in results
+        # A copy: radii may share a counterexample, and safetensors refuses shared memory.
+        f"{radius}/{index}": x.detach().cpu().clone().contiguous()
+        for radius, result in results.items()
         for index, x in result.counterexamples.items()
     }
     return safetensors.torch.save(tensors) if tensors else None
@@ -189,88 +213,6 @@ def _write(
     write_whole(folder / CERTIFICATE, (certificate.to_json() + "\n").encode())
 
 
-def _check_own_figures(
-    certificate: Certificate, ticket: Ticket, folder: Path, device: torch.device
-) -> None:
-    """Certify again what the manifest says of the split that the ticket was selected on."""
-    told = ticket.provenance
-    part, _ = _load_split(ticket, told.split, device, folder)
-    x_BCHW, y_B = first_examples(part, told.num_examples)
-    result = _verify(ticket, x_BCHW, y_B, told.radius, told.bound.split("+"), None)
-    question = (told.split, told.bound, told.num_examples)
-    _compare(_radius_result(result), folder / MANIFEST, dict(ticket.metrics), question, CLAIMED)
-
-
-def _check_claims(certificate: Certificate, ticket: Ticket, folder: Path) -> None:
-    """Compare with what an earlier certificate says of the same question.
-
-    With a time limit the verdicts depend on the machine's speed, so then only the natural accuracy
-    is compared.
-    """
-    question = (certificate.split, certificate.bound, certificate.num_examples)
-    names = CLAIMED[: 1 if certificate.timeout_s is not None else 2]
-    for found in certificate.results:
-        for source, claimed in _claims(certificate, found.radius, folder):
-            _compare(found, source, claimed, question, names)
-
-
-def _compare(
-    found: RadiusResult,
-    source: Path,
-    claimed: dict[str, float],
-    question: tuple[str, str, int],
-    names: Sequence[str],
-) -> None:
-    """Raise TicketError where figures differ; rounding may turn one example in a thousand."""
-    split, bound, num_examples = question
-    slack = math.ceil(num_examples / 1000) / num_examples
-    for name in names:
-        value = getattr(found, name)
-        if abs(value - claimed[name]) > slack + 1e-9:
-            raise TicketError(
-                f"{source} claims {name} {claimed[name]:.4f} at radius {found.radius:g} on "
-                f"{num_examples} {split} examples by {bound}, but certifying again gives "
-                f"{value:.4f}"
-            )
-
-
-def _claims(
-    certificate: Certificate, radius: float, folder: Path
-) -> list[tuple[Path, dict[str, float]]]:
-    def question(of: Certificate) -> tuple[object, ...]:
-        return of.split, set(of.bound.split("+")), of.num_examples
-
-    claims: list[tuple[Path, dict[str, float]]] = []
-    earlier = _earlier(folder)
-    if (
-        earlier is not None
-        and earlier.ticket_digest == certificate.ticket_digest
-        and question(earlier) == question(certificate)
-        and earlier.timeout_s == certificate.timeout_s
-    ):
-        claims.extend(
-            (folder / CERTIFICATE, r.model_dump(include=set(CLAIMED)))
-            for r in earlier.results
-            if r.radius == radius
-        )
-    return claims
-
-
-def _earlier(folder: Path) -> Certificate | None:
-    path = folder / CERTIFICATE
-    if not path.exists():
-        return None
-    try:
-        document = json.loads(path.read_bytes())
-        document.pop("summary")
-        return Certificate.model_validate(document)
-    except (OSError, ValueError, KeyError, AttributeError, ValidationError) as error:
-        raise TicketError(
-            f"{path} is not a certificate that this version wrote ({error}): delete it, and "
-            "verify again"
-        ) from error
-
-
 def _versions() -> dict[str, str]:
-    names = ("torch", "numpy", "auto-lirpa", "onnxruntime")
+    names = ("torch", "numpy", "highspy", "auto-lirpa", "onnxruntime")
     return {"goldenticket": code_version(), **{name: library_version(name) for name in names}}

@@ -4,11 +4,35 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
+from collections import Counter
+from collections.abc import Mapping
 
 from pydantic import Field
 
 from analysis.manifest import OnnxCheck
 from spaces.base import Config
+from trainers.verify import CertifiedRadii, VerificationResult
+
+SCHEMA_VERSION = 2
+"""1 had no steps, tolerances, second opinion or certified radii, and a time limit per radius."""
+
+
+class Step(Config):
+    """One step of the cascade: how many examples came to it, what it decided, in what time."""
+
+    name: str
+    num_examples: int
+    num_decided: int
+    seconds: float
+
+
+class OpenRelus(Config):
+    """ReLUs that CROWN leaves on either side of zero, per example that came to the solver."""
+
+    num_examples: int
+    median: float
+    largest: int
 
 
 class RadiusResult(Config):
@@ -29,12 +53,115 @@ class RadiusResult(Config):
     seconds: float
     verdicts: tuple[str, ...] = Field(description="One per example, in the split's order.")
     method: tuple[str, ...] = Field(description="Which method decided each example.")
+    steps: tuple[Step, ...] = Field((), description="The cascade, in the order in which it ran.")
+    open_relus: OpenRelus | None = Field(None, description="None when no example came to a solver.")
+
+    @property
+    def num_timeouts(self) -> int:
+        """Of the unknown examples, those for which time ran out."""
+        return self.method.count("timeout")
+
+    @classmethod
+    def from_result(cls, result: VerificationResult) -> RadiusResult:
+        """The record of what verification found at one radius."""
+        counts, n = Counter(result.verdicts), result.num_examples
+        return cls(
+            radius=result.radius,
+            natural_accuracy=result.natural_accuracy,
+            natural_interval=wilson(n - counts["misclassified"], n),
+            verified_accuracy=result.verified_accuracy,
+            verified_interval=wilson(counts["verified"], n),
+            falsified_accuracy_bound=result.falsified_accuracy_bound,
+            num_verified=counts["verified"],
+            num_falsified=counts["falsified"],
+            num_unknown=counts["unknown"],
+            num_misclassified=counts["misclassified"],
+            decided_by=dict(sorted(Counter(result.method).items())),
+            precision=result.precision,
+            seconds=round(result.seconds, 3),
+            verdicts=result.verdicts,
+            method=result.method,
+            steps=tuple(
+                Step(
+                    name=step.name,
+                    num_examples=step.num_examples,
+                    num_decided=step.num_decided,
+                    seconds=round(step.seconds, 3),
+                )
+                for step in result.steps
+            ),
+            open_relus=_open_relus(result.num_open_relus),
+        )
+
+
+class SecondOpinionRecord(Config):
+    """Our bounds against auto_LiRPA's: on how many examples, and the largest difference.
+
+    A share of the largest margin of its example (at least 1). `reason`: why there is none.
+    """
+
+    method: str = "crown-ibp"
+    radius: float
+    num_examples: int
+    largest_difference: float
+    reason: str | None
+
+
+class OwnFigures(Config):
+    """What the ticket says of itself, certified again by the bound that it names."""
+
+    split: str
+    bound: str
+    radius: float
+    num_examples: int
+    claimed_verified_accuracy: float
+    verified_accuracy: float
+    num_timeouts: int
+
+
+class CertifiedRadius(Config):
+    """Up to which radius each example is verified, found by bisection between 0 and `largest`."""
+
+    largest: float
+    tolerance: float
+    bound: str
+    mean: float = Field(description="Mean of `verified`; what is misclassified counts as 0.")
+    verified: tuple[float | None, ...] = Field(
+        description="Largest radius found verified; null where the network is wrong already."
+    )
+    falsified: tuple[float | None, ...] = Field(
+        description="Distance of the nearest counterexample found; null where there is none."
+    )
+    curve: tuple[tuple[float, float, float], ...] = Field(
+        description="Radius, verified accuracy there, and 1 - share falsified within it. At 0 it "
+        "is the natural accuracy."
+    )
+    seconds: float
+
+    @classmethod
+    def from_radii(cls, found: CertifiedRadii, bound: str) -> CertifiedRadius:
+        """The record of the radii found by the cascade `bound`."""
+        verified = tuple(None if math.isnan(r) else r for r in found.verified_B.tolist())
+        falsified = tuple(None if math.isinf(r) else r for r in found.falsified_B.tolist())
+        return cls(
+            largest=found.largest,
+            tolerance=found.tolerance,
+            bound=bound,
+            mean=found.mean_certified_radius,
+            verified=verified,
+            falsified=falsified,
+            curve=tuple(
+                (r, found.verified_accuracy(r), float((found.falsified_B > r).double().mean()))
+                for r in _halvings(found.largest)
+            ),
+            seconds=round(found.seconds, 3),
+        )
 
 
 class Certificate(Config):
     """What was proved of one ticket, on which examples, and by what."""
 
-    schema_version: int = 1
+    schema_version: int = SCHEMA_VERSION
     ticket_digest: str = Field(description="`digest` of the ticket.json that was verified.")
     files: dict[str, str] = Field(description="sha256 of the ticket's files.")
     data: str
@@ -42,14 +169,25 @@ class Certificate(Config):
     split_fingerprint: str
     num_examples: int
     bound: str = Field(description="The cascade of methods, cheapest first, joined by +.")
-    timeout_s: float | None
+    timeout_s: float | None = Field(description="Seconds that one example may take at a radius.")
+    budget_s: float | None = Field(None, description="Seconds that all of it may take.")
+    workers: int | None = Field(None, description="Solver threads.")
+    tolerances: dict[str, float] = Field(
+        default_factory=dict,
+        description="Shares of an example's largest logit: `rounding` that a bound must exceed, "
+        "besides four times the measured rounding, and `solver_margin` that a program must exceed "
+        "more; `solver_feasibility` is by how much the solver may miss a constraint.",
+    )
     onnx: OnnxCheck | None
+    second_opinion: SecondOpinionRecord | None = None
+    own_figures: OwnFigures | None = None
     counterexamples: str | None = Field(
         description="sha256 of counterexamples.safetensors: a tensor `<radius>/<example>` for each "
         "falsified example; None when there is none."
     )
     versions: dict[str, str]
     results: tuple[RadiusResult, ...]
+    certified_radius: CertifiedRadius | None = None
 
     @property
     def summary(self) -> list[dict[str, float | int | str]]:
@@ -85,3 +223,21 @@ def wilson(num_successes: int, num_trials: int, z: float = 1.959964) -> tuple[fl
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _open_relus(counts: Mapping[int, int]) -> OpenRelus | None:
+    if not counts:
+        return None
+    numbers = list(counts.values())
+    return OpenRelus(
+        num_examples=len(numbers), median=statistics.median(numbers), largest=max(numbers)
+    )
+
+
+def _halvings(largest: float, times: int = 4) -> list[float]:
+    """0, `largest` and what lies between, by the very midpoints at which bisection asks."""
+    points = [0.0, largest]
+    for _ in range(times):
+        middles = [(a + b) / 2 for a, b in zip(points, points[1:], strict=False)]
+        points = sorted([*points, *middles])
+    return points

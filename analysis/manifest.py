@@ -27,6 +27,7 @@ class Provenance(Config):
     bound: str = Field(description="The cascade of bounds, cheapest first, joined by +.")
     radius: float = Field(description="l-infinity, in data units.")
     num_examples: int
+    num_timeouts: int = Field(0, description="Examples left open at this radius for lack of time.")
 
 
 class LayerCount(Config):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import os
 
 import torch
 
@@ -42,6 +43,13 @@ def generator(seed: int, stream: str, device: torch.device | str = "cpu") -> tor
 def set_threads(count: int) -> None:
     """Let torch use `count` CPU threads within an operation."""
     torch.set_num_threads(count)
+
+
+def num_cpus() -> int:
+    """How many CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def release_memory() -> None:

@@ -46,6 +46,7 @@ class Evaluation:
             "bound": self.bound,
             "radius": self.radius,
             "num_examples": self.num_examples,
+            "num_timeouts": self.decided_by.get("timeout", 0),
         }
 
 

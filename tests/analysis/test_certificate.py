@@ -99,28 +99,38 @@ def test_all_bounds_of_the_cascade_can_be_asked_for_in_any_order(folder: Path) -
 
 
 def test_the_json_names_all_that_it_rests_on(folder: Path) -> None:
-    verify_ticket(folder, radii=[0.01], examples=10)
+    verify_ticket(folder, radii=[0.01], examples=10, workers=2)
     document = json.loads((folder / "certificate.json").read_text())
     manifest = read_manifest(folder)
     assert document["files"] == manifest.files
     assert document["split"] == "test"
     assert document["split_fingerprint"] == manifest.data_fingerprints["test"]
-    assert document["bound"] == "ibp"
+    assert document["schema_version"] == 2
+    assert document["bound"] == "ibp+crown-ibp+crown+alpha-crown+exact"
+    assert (document["timeout_s"], document["budget_s"], document["workers"]) == (60.0, None, 2)
+    assert document["tolerances"] == {
+        "rounding": 1e-6, "solver_margin": 1e-5, "solver_feasibility": 1e-7,
+    }  # fmt: skip
     assert document["num_examples"] == 10
-    assert {"goldenticket", "torch"} <= document["versions"].keys()
+    assert {"goldenticket", "torch", "highspy"} <= document["versions"].keys()
     row = document["summary"][0]
     assert row["verified_low"] <= row["verified_accuracy"] <= row["verified_high"]
     assert (row["radius"], row["split"], row["num_examples"]) == (0.01, "test", 10)
 
 
 def test_the_page_says_the_same_as_the_json(folder: Path) -> None:
-    certificate = verify_ticket(folder, radii=[0.01], examples=10)
+    certificate = verify_ticket(folder, radii=[0.01], examples=40)
     page = (folder / "certificate.md").read_text()
     shown = f"{100 * certificate.results[0].verified_accuracy:.1f} %"
     for words in (
         shown,
-        "first 10 examples of the test split of digits",
+        "first 40 examples of the test split of digits",
         certificate.ticket_digest,
+        "60 s for each example at a radius, no limit for everything",
+        "crown-ibp bounds are those of auto_LiRPA on the first 4 examples at radius 0.01",
+        "% of 100 validation examples at radius 0.05 by ibp: certified again",
+        "| 0.01 | ibp: interval bounds | ",
+        "1e-05 of it more",
     ):
         assert words in page
 

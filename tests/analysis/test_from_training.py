@@ -37,6 +37,7 @@ def test_the_ticket_of_a_training_says_how_its_figures_were_obtained(trained: Pa
         "bound": "ibp+crown",
         "radius": 0.02,
         "num_examples": 60,
+        "num_timeouts": 0,
     }
     assert {"verified_accuracy", "verified_accuracy_at_0.01", "density"} <= ticket.metrics.keys()
     assert sum(layer.kept for layer in ticket.layers.values()) == pytest.approx(

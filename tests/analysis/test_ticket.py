@@ -75,6 +75,7 @@ def test_the_folder_holds_the_promised_files_and_fields(ticket_copy: Path) -> No
         "bound": "ibp",
         "radius": 0.05,
         "num_examples": 100,
+        "num_timeouts": 0,
     }
     content = (ticket_copy / "ticket.safetensors").read_bytes()
     assert manifest["files"] == {"ticket.safetensors": sha256(content)}

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -220,3 +222,19 @@ def test_more_workers_find_the_same():
     one, two = (verify(model, x, y_B, 0.2, workers=n, **options) for n in (1, 2))
     assert one.verdicts == two.verdicts
     assert {"verified", "falsified"} == set(one.verdicts)
+
+
+@pytest.mark.slow
+def test_standard_output_stays_clean():
+    code = """
+import torch
+from trainers.verify import verify
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+x = torch.rand(8, 4)
+result = verify(model, x, model(x).argmax(1), 0.3, methods=("exact",), attack_steps=0, workers=2)
+assert result.method.count("exact") > 0
+print("done")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "done\n"

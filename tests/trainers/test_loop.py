@@ -57,6 +57,7 @@ def test_final_metrics_say_how_they_were_obtained(data: Data) -> None:
     assert training.evaluation is not None
     assert training.evaluation.provenance() == {
         "split": "validation", "bound": "ibp+crown-ibp+crown", "radius": 0.05, "num_examples": 60,
+        "num_timeouts": 0,
     }  # fmt: skip
     assert sum(training.evaluation.decided_by.values()) == 60
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import threading
 import time
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -55,7 +58,7 @@ def least_margin(
     left = deadline - time.perf_counter()
     if left <= 0.0:
         return "unknown", None
-    solver = highspy.Highs()
+    solver = _solver()
     options = {
         "output_flag": False,
         "threads": 1,
@@ -78,6 +81,35 @@ def least_margin(
     if not solution.value_valid:
         return "unknown", None
     return "point", np.asarray(solution.col_value)[: len(program.input_lower)]
+
+
+_FIRST = threading.Lock()
+
+
+def _solver() -> highspy.Highs:
+    with _FIRST:
+        _let_it_introduce_itself()
+    return highspy.Highs()
+
+
+@functools.cache
+def _let_it_introduce_itself() -> None:
+    """HiGHS 1.16 prints its name when first made, whatever its options: keep standard output clean.
+
+    It writes to the file descriptor, past Python's own stream.
+    """
+    try:
+        kept = os.dup(1)
+    except OSError:  # there is no standard output
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        highspy.Highs()
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _model(program: ReluProgram, k: int, at_most: float) -> highspy.HighsLp:

@@ -1,0 +1,184 @@
+"""Compares what was found with what a ticket, or an earlier certificate of it, says."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from analysis.certificate_model import SCHEMA_VERSION, Certificate, OwnFigures, RadiusResult
+from analysis.errors import TicketError
+from analysis.judge import Judge
+from analysis.manifest import MANIFEST
+from trainers.evaluate import first_examples
+
+CERTIFICATE = "certificate.json"
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """What someone says of some examples at one radius, and how many of them time left open."""
+
+    natural_accuracy: float
+    verified_accuracy: float
+    num_timeouts: int
+
+    @classmethod
+    def of(cls, result: RadiusResult) -> _Figures:
+        return cls(result.natural_accuracy, result.verified_accuracy, result.num_timeouts)
+
+
+def check_own_figures(judge: Judge) -> OwnFigures:
+    """Certify again what the manifest says of the split that the ticket was selected on.
+
+    By the bound that it names, and at the same radii together, as at the end of the trial.
+    TicketError when the figures differ.
+    """
+    ticket, told = judge.ticket, judge.ticket.provenance
+    x_BCHW, y_B = first_examples(judge.load(told.split), told.num_examples)
+    radii = (told.radius, *ticket.config.evaluation.radii)
+    results = judge.verdicts(x_BCHW, y_B, radii, told.bound.split("+"))
+    found = RadiusResult.from_result(results[told.radius])
+    claimed = _Figures(
+        ticket.metrics["natural_accuracy"], ticket.metrics["verified_accuracy"], told.num_timeouts
+    )
+    about = f"{told.num_examples} {told.split} examples by {told.bound}"
+    _compare(found, judge.folder / MANIFEST, claimed, told.num_examples, about)
+    return OwnFigures(
+        split=told.split,
+        bound=told.bound,
+        radius=told.radius,
+        num_examples=told.num_examples,
+        claimed_verified_accuracy=claimed.verified_accuracy,
+        verified_accuracy=found.verified_accuracy,
+        num_timeouts=found.num_timeouts,
+    )
+
+
+def check_earlier(certificate: Certificate, folder: Path) -> None:
+    """Compare with the certificate in the folder, when it is of this ticket and these data.
+
+    Figures must agree where the question is the same; an example that one of the two proves robust
+    must not have a counterexample in the other, whatever was asked. TicketError otherwise.
+    """
+    path = folder / CERTIFICATE
+    _check_verdicts(certificate, certificate, "this verification")
+    earlier = _read(path)
+    if earlier is None or _subject(earlier) != _subject(certificate):
+        return
+    if _question(earlier) == _question(certificate):
+        about = f"{certificate.num_examples} {certificate.split} examples by {certificate.bound}"
+        before = {result.radius: result for result in earlier.results}
+        for found in certificate.results:
+            if found.radius in before:
+                claimed = _Figures.of(before[found.radius])
+                _compare(found, path, claimed, certificate.num_examples, about)
+    _check_verdicts(earlier, certificate, str(path))
+
+
+def _subject(certificate: Certificate) -> tuple[str, ...]:
+    return certificate.ticket_digest, certificate.split, certificate.split_fingerprint
+
+
+def _question(certificate: Certificate) -> tuple[object, ...]:
+    # Bounds were computed by other code when the schema was older, a little looser or tighter.
+    bound = frozenset(certificate.bound.split("+"))
+    return bound, certificate.num_examples, certificate.schema_version
+
+
+def _compare(
+    found: RadiusResult, source: Path, claimed: _Figures, num_examples: int, about: str
+) -> None:
+    """Raise TicketError where figures differ.
+
+    Rounding may turn one example in a thousand. What one side left open for lack of time, the
+    other may have verified.
+    """
+    slack = math.ceil(num_examples / 1000) / num_examples + 1e-9
+    here, there = _Figures.of(found), claimed
+    late_here, late_there = here.num_timeouts / num_examples, there.num_timeouts / num_examples
+    rise = here.verified_accuracy - there.verified_accuracy
+    agree = {
+        "natural_accuracy": abs(here.natural_accuracy - there.natural_accuracy) <= slack,
+        "verified_accuracy": -slack - late_here <= rise <= slack + late_there,
+    }
+    for name, fine in agree.items():
+        if not fine:
+            late = f" with {here.num_timeouts} timeouts" if here.num_timeouts else ""
+            raise TicketError(
+                f"{source} claims {name} {getattr(there, name):.4f} at radius {found.radius:g} on "
+                f"{about}, but certifying again gives {getattr(here, name):.4f}{late}"
+            )
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Of one example: the largest radius proved safe, the nearest counterexample, and its name."""
+
+    verified: float = 0.0
+    falsified: float = math.inf
+    how: str = "falsified"
+
+
+def _known(certificate: Certificate) -> list[_Known]:
+    known = [_Known() for _ in range(certificate.num_examples)]
+
+    def learn(i: int, verdict: str, radius: float) -> None:
+        old = known[i]
+        if verdict == "verified":
+            known[i] = _Known(max(old.verified, radius), old.falsified, old.how)
+        elif verdict in ("falsified", "misclassified") and radius < old.falsified:
+            known[i] = _Known(old.verified, radius, verdict)
+
+    for result in certificate.results:
+        for i, verdict in enumerate(result.verdicts):
+            learn(i, verdict, 0.0 if verdict == "misclassified" else result.radius)
+    radii = certificate.certified_radius
+    if radii is not None:
+        for i, (safe, distance) in enumerate(zip(radii.verified, radii.falsified, strict=True)):
+            if safe is not None:
+                learn(i, "verified", safe)
+            if distance is not None:
+                learn(i, "misclassified" if safe is None else "falsified", distance)
+    return known
+
+
+def _check_verdicts(earlier: Certificate, certificate: Certificate, source: str) -> None:
+    """Raise TicketError for an example that one side proves robust and the other refutes."""
+    pairs = zip(_known(earlier), _known(certificate), strict=False)
+    for i, (there, here) in enumerate(pairs):
+        said = found = ""
+        if there.verified > 0.0 and there.verified >= here.falsified:
+            said, found = _says("verified", there.verified), _says(here.how, here.falsified)
+        elif here.verified > 0.0 and here.verified >= there.falsified:
+            said, found = _says(there.how, there.falsified), _says("verified", here.verified)
+        if said:
+            raise TicketError(
+                f"{source} says that example {i} of the {certificate.split} split is {said}, but "
+                f"now it is {found}: both cannot be true, so one of the proofs is wrong. Report "
+                "it, with this folder; nothing was written"
+            )
+
+
+def _says(verdict: str, radius: float) -> str:
+    return verdict if verdict == "misclassified" else f"{verdict} at radius {radius:g}"
+
+
+def _read(path: Path) -> Certificate | None:
+    if not path.exists():
+        return None
+    try:
+        document = json.loads(path.read_bytes())
+        document.pop("summary")
+        version = document.get("schema_version")
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise ValueError(f"its schema_version is {version}, and this one reads up to 2")
+        return Certificate.model_validate(document)
+    except (OSError, ValueError, KeyError, AttributeError, ValidationError) as error:
+        raise TicketError(
+            f"{path} is not a certificate that this version wrote or can read ({error}): delete "
+            "it, and verify again"
+        ) from error
