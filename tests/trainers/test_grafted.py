@@ -1,4 +1,4 @@
-"""ReLUs of which some units are lines: what they compute, their bounds, their cost, their places."""
+"""ReLUs of which some units are lines: values, bounds, cost, and places in a network."""
 
 import copy
 
