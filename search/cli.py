@@ -212,7 +212,7 @@ def graft(
     to: Annotated[Path, typer.Option(help="Folder to write; may replace an older ticket.")],
     significance: Annotated[
         Literal["activation", "gradient"], typer.Option(help="What tells units that matter little.")
-    ] = "activation",
+    ] = "gradient",
     granularity: Annotated[
         Literal["neuron", "channel"], typer.Option(help="What is replaced as a whole.")
     ] = "neuron",

@@ -26,9 +26,9 @@ class GraftingConfig(Config):
         "when given weights are trained already.",
     )
     significance: Literal["activation", "gradient"] = Field(
-        "activation",
-        description="Units matter little where the mean of |activation|, or of the loss's "
-        "|gradient| there, is small.",
+        "gradient",
+        description="Units matter little where the mean size of the activation, or of the loss's "
+        "gradient there, is small.",
     )
     examples: int = Field(
         1000, ge=1, description="Training examples on which significance and stability are judged."
