@@ -18,7 +18,7 @@ TRAINER_ROWS = [
     {"evaluate", "operations", "conformance"},
     {"gather", "verify", "sparsifier"},
     {"signals"},
-    {"losses", "relaxation", "units", "compaction"},
+    {"losses", "relaxation", "units", "compaction", "grafting"},
     {"attack", "topology"},
     {"wiring"},
     {"bounds"},

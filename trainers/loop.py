@@ -24,6 +24,7 @@ from trainers.device import generator, set_threads
 from trainers.errors import ModelError, TrainingDiverged
 from trainers.evaluate import Evaluation, evaluate, evaluate_by_intervals, model_cost
 from trainers.gather import SignalGatherer
+from trainers.grafting import Grafting
 from trainers.losses import LossTerms, build_loss, natural_terms
 from trainers.models import build_model, initialize, prunable_weights
 from trainers.operations import Operations
@@ -65,7 +66,13 @@ class Training:
         )
         self.learning_rate = LearningRate(config.optimizer, total_steps)
         self.model = build_model(
-            config.model, data.input_shape, data.num_classes, data.mean, data.std, config.seed
+            config.model,
+            data.input_shape,
+            data.num_classes,
+            data.mean,
+            data.std,
+            config.seed,
+            config.grafting,
         ).to(self.device)
         if weights is None:
             self._initialize()
@@ -73,7 +80,10 @@ class Training:
             self._load(weights)
         self.loss = build_loss(config.loss, self.model, data.train.x[:2], config.compute)
         self.weights = prunable_weights(self.model)
-        self.optimizer = build_optimizer(config.optimizer, self.model)
+        self.grafting = Grafting(
+            config.grafting, self.loss.interval, config.evaluation.radius, total_steps
+        )
+        self.optimizer = build_optimizer(config.optimizer, self.model, config.grafting.lr_scale)
         self.wiring = Wiring.of(self.model)
         shapes = {name: weight.shape for name, weight in self.weights.items()}
         layout = Layout(shapes, self.wiring.groups)
@@ -138,10 +148,13 @@ class Training:
         """One step of the optimizer, or, at a topology update, one change of the masks instead."""
         self.step += 1
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.step)
+            group["lr"] = self.learning_rate(self.step) * group.get("lr_scale", 1.0)
         updates_masks = self.topology.is_update_step(self.step)
         names = self.topology.inputs if updates_masks else _NO_SIGNALS
         self.sparsifier.before_step(self.step)
+        if self.grafting.is_due(self.step):
+            self.grafting.graft(self.data.train, self.optimizer)
+            self.operations.count_grafting(self.grafting.config, len(self.data.train))
         terms = self._terms(x_BCHW, y_B)
         self.operations.count_step(self.step, len(y_B), names)
         signals = self.signals.before_backward(names, terms)
