@@ -24,7 +24,7 @@ TRAINER_ROWS = [
     {"bounds"},
     {
         *("data", "models", "cost", "optimizer", "schedules"),
-        *("twin", "device", "errors", "imports"),
+        *("averaging", "twin", "device", "errors", "imports"),
     },
 ]
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from spaces.trial import TrialConfig
 from trainers.attack import attacked
+from trainers.averaging import WeightAverage, estimate_statistics
 from trainers.cost import TrainingCost
 from trainers.data import Data, Split, augment
 from trainers.device import generator, set_threads
@@ -84,6 +85,7 @@ class Training:
             config.grafting, self.loss.interval, config.evaluation.radius, total_steps
         )
         self.optimizer = build_optimizer(config.optimizer, self.model, config.grafting.lr_scale)
+        self.average = WeightAverage(self.model, config.optimizer.swa_start * config.epochs)
         self.wiring = Wiring.of(self.model)
         shapes = {name: weight.shape for name, weight in self.weights.items()}
         layout = Layout(shapes, self.wiring.groups)
@@ -130,6 +132,7 @@ class Training:
         self._check_finite(train_loss)
         self.sparsifier.settle()
         self.epoch += 1
+        self._average_weights()
         measured = evaluate_by_intervals(
             self.loss.interval, self.data.validation, self.config.evaluation
         )
@@ -143,6 +146,15 @@ class Training:
             **model_cost(self.model, self.data.input_shape, self.wiring),
             "duration_s": time.perf_counter() - started,
         }
+
+    def _average_weights(self) -> None:
+        """After the last epoch the network becomes the mean of what it was, under its masks."""
+        self.average.observe(self.epoch)
+        if self.finished and self.average.started:
+            self.average.write()
+            self.sparsifier.finish()
+            inputs = (x_BCHW for x_BCHW, _ in self._batches())
+            self.operations.count_forward(estimate_statistics(self.model, inputs))
 
     def train_step(self, x_BCHW: Tensor, y_B: Tensor) -> LossTerms:
         """One step of the optimizer, or, at a topology update, one change of the masks instead."""
@@ -227,6 +239,7 @@ class Training:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "sparsifier": self.sparsifier.state_dict(),
+            "average": self.average.state_dict(),
             "initial_weights": self.initial_weights,
             "step": self.step,
             "epoch": self.epoch,
@@ -241,6 +254,7 @@ class Training:
         # A copy, because the optimizer goes on in the tensors that it is given.
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # type: ignore[arg-type]
         self.sparsifier.load_state_dict(state["sparsifier"])  # type: ignore[arg-type]
+        self.average.load_state_dict(state["average"])  # type: ignore[arg-type]
         self.initial_weights = dict(state["initial_weights"])  # type: ignore[call-overload]
         self.step, self.epoch = int(state["step"]), int(state["epoch"])  # type: ignore[call-overload]
         self.operations.total = float(state["operations"])  # type: ignore[arg-type]

@@ -79,6 +79,10 @@ class Operations:
             extra += dense
         self.total += batch_size * extra
 
+    def count_forward(self, num_examples: int) -> None:
+        """Add forward passes of the network as it is."""
+        self.total += num_examples * self.cost.forward(self.sparsifier.counts)
+
     def _loss_attack(self, step: int, counts: dict[str, int], dense_gradient: bool) -> float:
         """Per example: attacks that are part of the loss."""
         layers = self.cost.layers(counts)
