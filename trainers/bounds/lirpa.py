@@ -78,7 +78,7 @@ class LirpaBounds:
         center, lower, upper = self._through_leading_affines(x, *ball(x, radius, low, high))
         box = lirpa.PerturbationLpNorm(norm=math.inf, eps=radius, x_L=lower, x_U=upper)
         self._follow_model()
-        with _quiet(), _default_dtype(x.dtype):
+        with quiet(), _default_dtype(x.dtype):
             logits_BK = self._bounded(lirpa.BoundedTensor(center, box))
             if not torch.is_grad_enabled() and not self.model.training:
                 self._compare(logits_BK, self.model(x))
@@ -95,14 +95,14 @@ class LirpaBounds:
         options = {"conv_mode": "patches" if plain.allows_patches else "matrix"}
         lirpa = load_auto_lirpa()
         try:
-            with _quiet(), subscriptable_nodes():
+            with quiet(), subscriptable_nodes():
                 bounded = lirpa.BoundedModule(plain, example, bound_opts=options)
         except Exception as error:
             raise UnsupportedLayer(
                 f"auto_LiRPA cannot convert {type(self.model).__name__}: {error}; use interval "
                 "bounds (loss ibp, methods=('ibp',))"
             ) from error
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             logits_BK = plain(example)
             self._compare(bounded(example), logits_BK)
         self.num_classes = logits_BK.shape[1]
@@ -303,8 +303,8 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """auto_LiRPA prints what it is doing, and tracing warns of shapes read in Python."""
+def quiet() -> Iterator[None]:
+    """Silence: auto_LiRPA prints what it is doing, and tracing warns of shapes read in Python."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
