@@ -4,6 +4,7 @@ from analysis.certificate import Certificate, verify_ticket
 from analysis.errors import FrontError, TicketError
 from analysis.export import export_ticket
 from analysis.front import Front, load_front
+from analysis.graft import GraftReport, graft_ticket
 from analysis.pareto import pareto_front
 from analysis.plots import plot_front
 from analysis.ticket import Ticket, load_ticket, save_ticket
@@ -12,9 +13,11 @@ __all__ = [
     "Certificate",
     "Front",
     "FrontError",
+    "GraftReport",
     "Ticket",
     "TicketError",
     "export_ticket",
+    "graft_ticket",
     "load_front",
     "load_ticket",
     "pareto_front",

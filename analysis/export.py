@@ -52,7 +52,7 @@ def export_ticket(
         _download(trial, new)
         ticket = load_ticket(new)
         if onnx:
-            _add_onnx(ticket, new)
+            add_onnx(ticket, new)
     return folder
 
 
@@ -112,7 +112,8 @@ def _no_progress_bar() -> Iterator[None]:
         variable.unset() if before is None else variable.set(before)
 
 
-def _add_onnx(ticket: Ticket, folder: Path) -> None:
+def add_onnx(ticket: Ticket, folder: Path) -> None:
+    """Write model.onnx beside a saved ticket, checked on validation examples; TicketError."""
     data = load_data(ticket.config.data, torch.device("cpu"))
     model = ticket.model()
     write_onnx(model, ticket.input_shape, folder / ONNX)

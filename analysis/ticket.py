@@ -108,7 +108,14 @@ class Ticket:
         channels = self.input_shape[0]
         mean, std = torch.zeros(channels), torch.ones(channels)
         try:
-            model = build_model(self.config.model, self.input_shape, self.num_classes, mean, std)
+            model = build_model(
+                self.config.model,
+                self.input_shape,
+                self.num_classes,
+                mean,
+                std,
+                grafting=self.config.grafting,
+            )
             model.load_state_dict(dict(self.dense_twin if dense_twin else self.weights))
         except (ModelError, RuntimeError) as error:
             path = getattr(self.config.model, "python", None)

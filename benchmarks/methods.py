@@ -15,14 +15,12 @@ that their inference FLOPs come nearest to each density times those of the dense
 from __future__ import annotations
 
 import argparse
-import csv
-import multiprocessing
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import cache
-from pathlib import Path
+from functools import cache, partial
 from typing import Any
+
+from rows import RESULTS, read, work
 
 from spaces import TrialConfig
 from trainers import build
@@ -30,7 +28,6 @@ from trainers.cost import dense_flops
 from trainers.data import Data, load_data
 from trainers.models import build_model
 
-RESULTS = Path(__file__).parent / "results"
 SEEDS = (0, 1, 2)
 COLUMNS = (
     "name", "density", "seed", "natural", "verified_ibp", "verified", "split", "examples", "radius",
@@ -178,7 +175,6 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", nargs="*", help="names of methods")
     arguments = parser.parse_args()
-    RESULTS.mkdir(exist_ok=True)
     for setup in arguments.data or SETUPS:
         path = RESULTS / f"methods_{setup}.csv"
         done = {(row["name"], float(row["density"]), int(row["seed"])) for row in read(path)}
@@ -189,35 +185,15 @@ def main() -> None:
             and (not arguments.only or job["name"] in arguments.only)
         ]
         print(f"{setup}: {len(done)} rows, {len(todo)} runs to go", flush=True)
-        work(setup, todo, path, arguments.workers)
+        work(partial(run, setup), todo, path, COLUMNS, arguments.workers, told)
 
 
-def work(setup: str, todo: list[dict[str, Any]], path: Path, workers: int) -> None:
-    """Run jobs side by side; each row is written when its run ends."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        futures = [pool.submit(run, setup, job) for job in todo]
-        for number, future in enumerate(as_completed(futures), 1):
-            row = future.result()
-            is_new = not path.exists()
-            with path.open("a", newline="") as file:
-                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-                if is_new:
-                    writer.writeheader()
-                writer.writerow(row)
-            print(
-                f"{number}/{len(todo)} {row['name']} {row['density']:g} seed {row['seed']}: "
-                f"natural {row['natural']:.3f} verified {row['verified']:.3f}",
-                flush=True,
-            )
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    """The rows of earlier runs."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+def told(row: dict[str, Any]) -> str:
+    """A row in a line."""
+    return (
+        f"{row['name']} {row['density']:g} seed {row['seed']}: natural {row['natural']:.3f} "
+        f"verified {row['verified']:.3f}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The `goldenticket` command: search, front, export, verify, space.
+"""The `goldenticket` command: search, front, export, verify, graft, space.
 
 Results go to standard output, progress and messages to standard error. Exit status: 0 done, 1 the
 job failed, 2 the input is wrong. Heavy libraries are imported by the verb that needs them, so that
@@ -200,6 +200,47 @@ def verify(
         print(certificate.to_json())
     else:
         _stdout().print(certificate_table(certificate))
+
+
+@app.command()
+def graft(
+    ticket: TicketFolder,
+    fraction: Annotated[
+        float, typer.Option(help="Share of the ReLUs to replace by learned lines, in [0, 1].")
+    ],
+    epochs: Annotated[int, typer.Option(help="Epochs of training with the lines.")],
+    to: Annotated[Path, typer.Option(help="Folder to write; may replace an older ticket.")],
+    significance: Annotated[
+        Literal["activation", "gradient"], typer.Option(help="What tells units that matter little.")
+    ] = "gradient",
+    granularity: Annotated[
+        Literal["neuron", "channel"], typer.Option(help="What is replaced as a whole.")
+    ] = "neuron",
+    lr: Annotated[
+        float | None, typer.Option(help="First learning rate. [default: a fifth of the ticket's]")
+    ] = None,
+    onnx: Annotated[bool, typer.Option(help="Write model.onnx, checked against PyTorch.")] = True,
+    format: Annotated[Literal["table", "json"], typer.Option(help="How to print it.")] = "table",
+) -> None:
+    """Replace unstable ReLUs of a ticket by learned lines, train on, and write a new ticket."""
+    from analysis import graft_ticket  # noqa: PLC0415
+    from search.display import graft_table  # noqa: PLC0415
+
+    report = graft_ticket(
+        ticket,
+        to,
+        fraction=fraction,
+        epochs=epochs,
+        lr=lr,
+        onnx=onnx,
+        significance=significance,
+        granularity=granularity,
+    )
+    print(f"next: goldenticket verify {shlex.quote(str(to))}", file=sys.stderr)
+    if format == "json":
+        print(report.to_json())
+    else:
+        _stdout().print(graft_table(report))
 
 
 @space_app.command("show")

@@ -15,7 +15,7 @@ from spaces.metrics import metric
 from spaces.space import SearchSpace
 
 if TYPE_CHECKING:
-    from analysis import Certificate, Front
+    from analysis import Certificate, Front, GraftReport
 
 COLUMNS = ("natural_accuracy", "verified_accuracy", "density", "inference_flops")
 _SHORT = {
@@ -128,6 +128,26 @@ def certificate_table(certificate: Certificate) -> Group:
         f"{certificate.num_examples} examples",
         table,
         caption="verified by " + certificate.bound.replace("+", " + "),
+    )
+
+
+def graft_table(report: GraftReport) -> Group:
+    """A ticket before and after grafting, and how the figures were obtained."""
+    table = plain_table(["ticket", "natural", "verified", "unstable ReLUs", "lines"])
+    for label, figures in (("before", report.before), ("after", report.after)):
+        table.add_row(
+            label,
+            f"{figures['natural_accuracy']:.1%}",
+            f"{figures['verified_accuracy']:.1%}",
+            f"{figures['unstable_relus']:.1f}",
+            f"{figures['num_grafted_units']:.0f}",
+        )
+    made = report.provenance
+    return titled(
+        f"Grafted: {report.folder}",
+        table,
+        caption=f"{made.split} split, {made.num_examples} examples  ·  radius {made.radius:g} (l∞)"
+        f"  ·  verified by {made.bound.replace('+', ' + ')}  ·  unstable by ibp, mean per example",
     )
 
 

@@ -53,6 +53,7 @@ METRICS: Mapping[str, Metric] = {
         ),
         Metric("density", "minimize", _SHARE, "Non-zero weights over all prunable weights."),
         Metric("num_active_parameters", "minimize", "count", "Parameters that are not zero."),
+        Metric("num_grafted_units", "none", "count", "ReLUs replaced by learned lines."),
         Metric(
             "inference_flops",
             "minimize",

@@ -235,6 +235,11 @@ class OptimizerConfig(Config):
         (0.75, 0.9), description="Shares of training at which `step` multiplies lr by lr_factor."
     )
     lr_factor: float = Field(0.2, gt=0.0, le=1.0)
+    swa_start: Fraction = Field(
+        1.0,
+        description="Stochastic weight averaging (Izmailov et al. 2018): the result is the mean of "
+        "the weights after each epoch that ends later than this share of training; 1: off.",
+    )
 
 
 VerificationMethod = Literal["ibp", "crown-ibp", "crown", "alpha-crown", "exact"]

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from spaces.base import Config, Seed
 from spaces.data import DataConfig
+from spaces.grafting import GraftingConfig
 from spaces.model import MlpConfig, ModelConfig, PythonModelConfig
 from spaces.reading import compact_json, join, read_yaml
 from spaces.topology import DenseConfig, SlimmingConfig, TopologyConfig
@@ -38,6 +39,7 @@ class TrialConfig(Config):
     loss: LossConfig = IbpLossConfig()
     epsilon: EpsilonConfig = EpsilonConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    grafting: GraftingConfig = GraftingConfig()
     compute: ComputeConfig = ComputeConfig()
 
     @classmethod
@@ -74,6 +76,18 @@ class TrialConfig(Config):
                 "granularity: unit"
             )
         return self
+
+    @model_validator(mode="after")
+    def _grafted_networks_keep_their_units(self) -> TrialConfig:
+        if self.grafting.fraction == 0.0 or getattr(self.topology, "granularity", "") != "unit":
+            return self
+        slimming = isinstance(self.topology, SlimmingConfig)
+        raise ValueError(
+            f"grafting.fraction: {self.grafting.fraction:g} gives each unit of a layer a line of "
+            f"its own, but topology.method: {self.topology.method} with granularity: unit removes "
+            f"units as a whole: use another {'method' if slimming else 'granularity'}, or set "
+            "grafting.fraction to 0"
+        )
 
     @model_validator(mode="after")
     def _each_layer_has_a_ratio(self) -> TrialConfig:

@@ -18,13 +18,13 @@ TRAINER_ROWS = [
     {"evaluate", "operations", "conformance"},
     {"gather", "verify", "sparsifier"},
     {"signals"},
-    {"losses", "relaxation", "units", "compaction"},
+    {"losses", "relaxation", "units", "compaction", "grafting"},
     {"attack", "topology"},
     {"wiring"},
     {"bounds"},
     {
         *("data", "models", "cost", "optimizer", "schedules"),
-        *("twin", "device", "errors", "imports"),
+        *("averaging", "twin", "device", "errors", "imports"),
     },
 ]
 

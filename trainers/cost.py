@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.errors import ModelError
+from trainers.models.grafted import grafted_relus
 from trainers.models.modes import evaluating
 from trainers.models.weights import prunable_weights
 
@@ -118,10 +119,19 @@ class TrainingCost:
 
 
 def num_active_parameters(model: nn.Module) -> int:
-    """Non-zero weights of Linear and Conv2d layers, and every other parameter."""
+    """Non-zero weights of Linear and Conv2d layers, and every other parameter.
+
+    Of GraftedReLUs, the slopes and biases of units that are lines.
+    """
     weights = prunable_weights(model)
     others = sum(p.numel() for name, p in model.named_parameters() if name not in weights)
-    return sum(nonzero_counts(model).values()) + others
+    idle = sum(2 * int(relu.keep().sum()) for relu in grafted_relus(model).values())
+    return sum(nonzero_counts(model).values()) + others - idle
+
+
+def num_grafted_units(model: nn.Module) -> int:
+    """ReLUs that are replaced by learned lines."""
+    return sum(relu.num_grafted for relu in grafted_relus(model).values())
 
 
 def density(model: nn.Module) -> float:

@@ -142,7 +142,7 @@ def _unstable(bound: str, mean: float, num_relus: int) -> dict[str, float]:
 def model_cost(
     model: nn.Module, input_shape: tuple[int, ...], wiring: Wiring | None = None
 ) -> dict[str, float]:
-    """Density and parameters of the non-zero weights, and inference FLOPs of those that matter.
+    """Density, parameters and grafted units, and inference FLOPs of the weights that matter.
 
     inference_flops counts the non-zero weights that `compact` would keep: those that can influence
     the logits; all non-zero weights when the network has layers that cannot be traced. A `wiring`
@@ -156,6 +156,7 @@ def model_cost(
     return {
         "density": cost.density(model),
         "num_active_parameters": float(cost.num_active_parameters(model)),
+        "num_grafted_units": float(cost.num_grafted_units(model)),
         "inference_flops": float(cost.flops(counts, positions)),
         "dense_inference_flops": float(cost.flops(cost.dense_counts(model), positions)),
     }

@@ -18,12 +18,14 @@ from torch import Tensor, nn
 
 from spaces.trial import TrialConfig
 from trainers.attack import attacked
+from trainers.averaging import WeightAverage, estimate_statistics
 from trainers.cost import TrainingCost
 from trainers.data import Data, Split, augment
 from trainers.device import generator, set_threads
 from trainers.errors import ModelError, TrainingDiverged
 from trainers.evaluate import Evaluation, evaluate, evaluate_by_intervals, model_cost
 from trainers.gather import SignalGatherer
+from trainers.grafting import Grafting
 from trainers.losses import LossTerms, build_loss, natural_terms
 from trainers.models import build_model, initialize, prunable_weights
 from trainers.operations import Operations
@@ -65,7 +67,13 @@ class Training:
         )
         self.learning_rate = LearningRate(config.optimizer, total_steps)
         self.model = build_model(
-            config.model, data.input_shape, data.num_classes, data.mean, data.std, config.seed
+            config.model,
+            data.input_shape,
+            data.num_classes,
+            data.mean,
+            data.std,
+            config.seed,
+            config.grafting,
         ).to(self.device)
         if weights is None:
             self._initialize()
@@ -73,7 +81,11 @@ class Training:
             self._load(weights)
         self.loss = build_loss(config.loss, self.model, data.train.x[:2], config.compute)
         self.weights = prunable_weights(self.model)
-        self.optimizer = build_optimizer(config.optimizer, self.model)
+        self.grafting = Grafting(
+            config.grafting, self.loss.interval, config.evaluation.radius, total_steps
+        )
+        self.optimizer = build_optimizer(config.optimizer, self.model, config.grafting.lr_scale)
+        self.average = WeightAverage(self.model, config.optimizer.swa_start * config.epochs)
         self.wiring = Wiring.of(self.model)
         shapes = {name: weight.shape for name, weight in self.weights.items()}
         layout = Layout(shapes, self.wiring.groups)
@@ -120,6 +132,7 @@ class Training:
         self._check_finite(train_loss)
         self.sparsifier.settle()
         self.epoch += 1
+        self._average_weights()
         measured = evaluate_by_intervals(
             self.loss.interval, self.data.validation, self.config.evaluation
         )
@@ -134,14 +147,26 @@ class Training:
             "duration_s": time.perf_counter() - started,
         }
 
+    def _average_weights(self) -> None:
+        """After the last epoch the network becomes the mean of what it was, under its masks."""
+        self.average.observe(self.epoch)
+        if self.finished and self.average.started:
+            self.average.write()
+            self.sparsifier.finish()
+            inputs = (x_BCHW for x_BCHW, _ in self._batches())
+            self.operations.count_forward(estimate_statistics(self.model, inputs))
+
     def train_step(self, x_BCHW: Tensor, y_B: Tensor) -> LossTerms:
         """One step of the optimizer, or, at a topology update, one change of the masks instead."""
         self.step += 1
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.step)
+            group["lr"] = self.learning_rate(self.step) * group.get("lr_scale", 1.0)
         updates_masks = self.topology.is_update_step(self.step)
         names = self.topology.inputs if updates_masks else _NO_SIGNALS
         self.sparsifier.before_step(self.step)
+        if self.grafting.is_due(self.step):
+            self.grafting.graft(self.data.train, self.optimizer)
+            self.operations.count_grafting(self.grafting.config, len(self.data.train))
         terms = self._terms(x_BCHW, y_B)
         self.operations.count_step(self.step, len(y_B), names)
         signals = self.signals.before_backward(names, terms)
@@ -214,6 +239,7 @@ class Training:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "sparsifier": self.sparsifier.state_dict(),
+            "average": self.average.state_dict(),
             "initial_weights": self.initial_weights,
             "step": self.step,
             "epoch": self.epoch,
@@ -228,6 +254,7 @@ class Training:
         # A copy, because the optimizer goes on in the tensors that it is given.
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # type: ignore[arg-type]
         self.sparsifier.load_state_dict(state["sparsifier"])  # type: ignore[arg-type]
+        self.average.load_state_dict(state["average"])  # type: ignore[arg-type]
         self.initial_weights = dict(state["initial_weights"])  # type: ignore[call-overload]
         self.step, self.epoch = int(state["step"]), int(state["epoch"])  # type: ignore[call-overload]
         self.operations.total = float(state["operations"])  # type: ignore[arg-type]

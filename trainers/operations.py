@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spaces.grafting import GraftingConfig
 from trainers.cost import TrainingCost
 from trainers.gather import ATTACK_STEPS
 from trainers.losses import Loss
@@ -46,6 +47,12 @@ class Operations:
         extra += attack * sum(count for name, count in _LOSSES_BEFORE_TRAINING if name in names)
         self.total += batch_size * (extra + _signals(names, dense, dense, passes))
 
+    def count_grafting(self, config: GraftingConfig, num_training: int) -> None:
+        """Add the choice of the units to graft: an interval pass, and one pass for significance."""
+        passes = 3 + (2 if config.significance == "gradient" else 1)
+        examples = min(config.examples, num_training)
+        self.total += examples * passes * self.cost.forward(self.sparsifier.counts_in_use)
+
     def count_step(self, step: int, batch_size: int, names: frozenset[str]) -> None:
         """Add a step that gathers the signals `names`; after its forward pass, before its update.
 
@@ -71,6 +78,10 @@ class Operations:
         if phase.distillation:
             extra += dense
         self.total += batch_size * extra
+
+    def count_forward(self, num_examples: int) -> None:
+        """Add forward passes of the network as it is."""
+        self.total += num_examples * self.cost.forward(self.sparsifier.counts)
 
     def _loss_attack(self, step: int, counts: dict[str, int], dense_gradient: bool) -> float:
         """Per example: attacks that are part of the loss."""

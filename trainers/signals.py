@@ -18,7 +18,7 @@ from torch.nn.grad import conv2d_weight
 
 from trainers.attack import attacked
 from trainers.bounds import IntervalPass, ball
-from trainers.bounds.program import Add, Affine, Flatten, Program, SpatialMean
+from trainers.bounds.program import Add, Affine, Flatten, GraftSum, Program, SpatialMean
 from trainers.losses.stability import nrs, relu_gains
 from trainers.models import prunable_weights
 from trainers.models.modes import preserved_buffers
@@ -163,9 +163,10 @@ def synaptic_flow(
     """|w * dR/dw| as a function of masks, for the weights as they are now (Tanaka et al. 2020).
 
     R = 1' prod |W| 1 is the sum of the outputs for an input of ones, (1, *input_shape), with
-    absolute, masked weights and no biases; ReLU, batch normalisation and affine maps by constants
-    change nothing, sums add, and pooling and flattening are kept. In float64, for R grows with
-    depth as a product; so are the answers, for the sum over a layer is R in every layer.
+    absolute, masked weights and no biases; ReLU (grafted or not), batch normalisation and affine
+    maps by constants change nothing, sums add, and pooling and flattening are kept. In float64, for
+    R grows with depth as a product; so are the answers, for the sum over a layer is R in every
+    layer.
     """
     magnitudes = {name: weight.detach().abs().double() for name, weight in weights.items()}
 
@@ -191,19 +192,26 @@ def _flow(program: Program, weights: Mapping[Tensor, Tensor], shape: Sequence[in
         elif isinstance(op, nn.Conv2d):
             options: Any = (op.stride, op.padding, op.dilation, op.groups)
             values.append(F.conv2d(inputs[0], weights[op.weight], None, *options))
-        elif isinstance(op, Add | nn.AvgPool2d | SpatialMean | Flatten):
-            values.append(op(*inputs))
-        else:
+        elif isinstance(op, GraftSum) or not isinstance(op, _KEPT):
             values.append(inputs[0])
+        else:
+            values.append(op(*inputs))
     return values[program.output].sum()
 
 
+_KEPT = (Add, nn.AvgPool2d, SpatialMean, Flatten)
+"""Steps that the flow takes as they are."""
+
+
 def _behind_relu(program: Program, value: int) -> int | None:
-    """The number of the first ReLU's value that `value` enters in the shape it has, or None."""
+    """The number of the first ReLU's value that `value` enters in the shape it has, or None.
+
+    Of a GraftedReLU, the value of the whole.
+    """
     for number, step in enumerate(program.steps, 1):
         if value in step.inputs:
             if isinstance(step.op, nn.ReLU):
-                return number
+                return program.graft_sums.get(number, number)
             if isinstance(step.op, _UNIT_BY_UNIT):
                 behind = _behind_relu(program, number)
                 if behind is not None:

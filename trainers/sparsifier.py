@@ -168,7 +168,12 @@ class Sparsifier:
         """Zero pruned weights, after somebody else has written into the network."""
         with torch.no_grad():
             for weight, mask in self._pruned:
-                weight.mul_(mask)
+                weight.mul_(mask).add_(0.0)  # no -0.0
+
+    def finish(self) -> None:
+        """After the last step, and `settle`: what has been written since is masked, and stays."""
+        self.relaxation.end()
+        self.prune_again()
 
     def state_dict(self) -> dict[str, Any]:
         """Masks, what is trained beside the weights, and the generator's state."""

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize(
     "verb",
-    ["", "search", "front", "export", "verify", "space", "space show", "space sample",
+    ["", "search", "front", "export", "verify", "graft", "space", "space show", "space sample",
      "space schema"],
 )  # fmt: skip
 @pytest.mark.parametrize("option", ["--help", "-h"])
@@ -51,6 +51,9 @@ def test_every_verb_has_help(tmp_path: Path, verb: str, option: str) -> None:
         "verify ticket --split tets",
         "verify ticket --radius big",
         "verify ticket --examples all",
+        "graft ticket --fraction 0.2 --to new",
+        "graft ticket --fraction half --epochs 1 --to new",
+        "graft ticket --fraction 0.2 --epochs 1 --to new --significance size",
         "space",
         "space shows study.yaml",
         "space sample study.yaml --count 0",

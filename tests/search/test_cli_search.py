@@ -130,6 +130,32 @@ def test_an_exported_ticket_is_verified_from_its_folder_alone(home: Home, tmp_pa
     assert json.loads((folder / "certificate.json").read_text()) == document
 
 
+def test_a_ticket_is_grafted_and_the_new_one_verified(ticket: Path) -> None:
+    words = "graft ticket --fraction 0.5 --epochs 1 --to new --granularity channel --lr 0.001"
+    answer = run_in(ticket.parent, *words.split())
+    assert (answer.code, answer.err) == (0, "next: goldenticket verify new\n")
+    title, _, heading, _, before, after, _, caption = answer.out.splitlines()
+    assert title == "Grafted: new"
+    assert heading.split() == ["ticket", "natural", "verified", "unstable", "ReLUs", "lines"]
+    assert (before.split()[0], before.split()[-1]) == ("before", "0")
+    assert (after.split()[0], after.split()[-1]) == ("after", "8")
+    assert caption.startswith("validation split, 20 examples  ·  radius 0.05 (l∞)  ·  verified by ")
+    assert (ticket.parent / "new" / "model.onnx").exists()
+    assert run_in(ticket.parent, "verify", "new", "--examples", "5").code == 0
+    as_json = run_in(ticket.parent, *words.split(), "--format", "json", "--no-onnx")
+    assert json.loads(as_json.out)["after"]["num_grafted_units"] == 8
+
+
+def test_what_cannot_be_grafted_is_told(ticket: Path) -> None:
+    for words, message in (
+        ("nowhere --fraction 0.5 --epochs 1 --to new", "nowhere does not exist"),
+        ("ticket --fraction 1.5 --epochs 1 --to new", "fraction: 1.5 must be"),
+        ("ticket --fraction 0.5 --epochs 0 --to new", "epochs: 0 must be"),
+        ("ticket --fraction 0.5 --epochs 1 --to .", "is not a ticket"),
+    ):
+        assert message in run_in(ticket.parent, "graft", *words.split()).message
+
+
 def test_every_option_of_verify_reaches_the_certificate(ticket: Path) -> None:
     options = "--radius 0.01 --radius 0.2 --examples 7 --split validation --methods ibp,crown"
     words = [*options.split(), "--timeout", "30"]

@@ -13,6 +13,7 @@ from spaces.metrics import METRICS, metric, radius_metric
 
 CONTRACT = (
     "natural_accuracy verified_accuracy falsified_accuracy_bound density num_active_parameters "
+    "num_grafted_units "
     "inference_flops training_flops epoch train_epsilon rung_score duration_s "
     "dense_inference_flops dense_twin_natural_accuracy dense_twin_verified_accuracy "
     "unstable_relus_ibp unstable_share_ibp unstable_relus_crown unstable_share_crown "

@@ -48,6 +48,7 @@ RIGL = ("space", "topology", "choice", 0)
         (("space", "model"), {"choice": [{"family": "mlp"}, {"python": "nets:make"}]}),
         (("space", "loss"), {"name": "sabr", "subselection_ratio_start": {"low": 0.5, "high": 1}}),
         (("space", "loss"), {"choice": [{"name": "ibp"}, {"name": "staps", "attack_steps": 4}]}),
+        (("space", "optimizer", "swa_start"), {"choice": [0.7, 1.0]}),
         (("data",), {"python": "sets:make"}),
         (("data", "augment"), {"shift": {"low": 0, "high": 2}}),
     ],

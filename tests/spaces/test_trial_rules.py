@@ -234,3 +234,38 @@ def test_a_searched_depth_must_fit_the_ratios():
         "layers with weights: give one value for each, from the first to the last; happens with "
         "model.mlp.widths = [8]"
     ]
+
+
+# Grafting
+
+
+def test_grafted_networks_keep_their_units():
+    grafting = {"fraction": {"low": 0, "high": 0.5}}
+    for method in ("rigl", "gmp"):
+        topology = {"method": method, "granularity": {"choice": ["weight", "unit"]}}
+        assert problems(topology=topology, grafting=grafting) == [
+            "space: grafting.fraction: 0.5 gives each unit of a layer a line of its own, but "
+            f"topology.method: {method} with granularity: unit removes units as a whole: use "
+            "another granularity, or set grafting.fraction to 0; happens with "
+            f"topology.{method}.granularity = unit and grafting.fraction = 0.5"
+        ]
+    slimming = {"topology": {"method": "slimming"}, "model": {"family": "cnn7"}}
+    (line,) = problems(**slimming, grafting={"fraction": 0.1})
+    assert "use another method, or set grafting.fraction to 0" in line
+    space_of(**slimming, grafting={"fraction": 0})
+
+
+@pytest.mark.parametrize(
+    ("grafting", "line"),
+    [
+        ({"fraction": 1.5}, "space.grafting.fraction: 1.5 must be less than or equal to 1"),
+        ({"fraction": {"low": 0, "high": 2}}, "space.grafting.fraction.high: 2 must be"),
+        ({"start": 1}, "space.grafting.start: 1 must be less than 1"),
+        ({"examples": 0}, "space.grafting.examples: 0 must be"),
+        ({"granularity": "unit"}, "space.grafting.granularity"),
+        ({"fractions": 0.5}, "space.grafting.fractions: unknown key; did you mean fraction"),
+    ],
+)
+def test_settings_of_grafting_are_checked(grafting, line):
+    (problem,) = problems(grafting=grafting)
+    assert problem.startswith(line)

@@ -226,8 +226,8 @@ def _through_relu(
 class _Relaxed(torch.autograd.Function):
     """A row in front of a ReLU, and the constant it gains; by hand, for half the memory traffic.
 
-    With p = max(u, 0) and q = max(-l, 0) the line above is (p x + p q) / (p + q), which is right
-    for stable units too: x where q is 0, and 0 where p is.
+    With p = max(u, 0) and q = max(-l, 0) the line above is s x + s q for s = p / (p + q), which is
+    right for stable units too: x where q is 0, and 0 where p is.
     """
 
     @staticmethod
@@ -236,29 +236,30 @@ class _Relaxed(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         p, q = (center + radius).relu_(), (radius - center).relu_()
         length = (p + q).clamp_(min=torch.finfo(row.dtype).tiny)
-        above = p.div_(length)
-        intercept = q * above
-        ctx.save_for_backward(row, below, above, intercept, q.div_(length), length)
-        added_R = (row.clamp(max=0.0).mul_(intercept)).flatten(1).sum(1)
-        return row * torch.where(row > 0, below, above), added_R
+        slope = p.div_(length)
+        is_positive = row > 0
+        gate = torch.where(is_positive, below, slope)
+        intercept = q.mul_(slope).masked_fill_(is_positive, 0.0)
+        ctx.save_for_backward(row, gate, slope, intercept, length)
+        return row * gate, (row * intercept).flatten(1).sum(1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, row_grad: Tensor, added_grad_R: Tensor) -> tuple[Any, ...]:
-        row, below, above, intercept, rest, length = ctx.saved_tensors
+        row, gate, slope, intercept, length = ctx.saved_tensors
         added_grad = added_grad_R.view(-1, *[1] * (row.ndim - 1))
-        is_positive = row > 0
-        through = row_grad * torch.where(is_positive, below, above)
-        through = torch.where(is_positive, through, through + added_grad * intercept)
+        through = torch.addcmul(row_grad * gate, intercept, added_grad)
         below_grad = row_grad * row.clamp(min=0.0) if ctx.needs_input_grad[3] else None
         if not ctx.needs_input_grad[1]:
             return through, None, None, below_grad
-        # Only open units (neither share is 0) move the line above.
-        negative = row.clamp(max=0.0).mul_((above > 0) & (rest > 0))
+        # With t = 1 - s: ds/du = t / (p + q), d(sq)/du = t^2, and with s for -l. Written for the
+        # middle and the half-width, by m = t - s; only open units (0 < s < 1) move the line.
+        m = slope.mul(-2.0).add_(1.0)
+        moves = row.clamp(max=0.0).mul_(m.abs() < 1.0)
         turn = row_grad / length
-        upper_grad = (turn + added_grad * rest).mul_(rest).mul_(negative)
-        lower_grad = (turn - added_grad * above).mul_(above).mul_(negative)
-        return through, upper_grad + lower_grad, upper_grad.sub_(lower_grad), below_grad
+        center_grad = torch.addcmul(turn, m, added_grad).mul_(moves)
+        radius_grad = turn.mul_(m).addcmul_(m.square().add_(1.0), added_grad, value=0.5)
+        return through, center_grad, radius_grad.mul_(moves), below_grad
 
 
 def _through(

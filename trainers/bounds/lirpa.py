@@ -26,7 +26,7 @@ from trainers.bounds.lirpa_adaptations import (
     importable,
     subscriptable_nodes,
 )
-from trainers.bounds.program import Add, Affine, Flatten, Program, SpatialMean
+from trainers.bounds.program import Add, Affine, Flatten, Program, SpatialMean, evaluate
 from trainers.bounds.trace import trace
 from trainers.errors import UnsupportedLayer, VerificationError
 
@@ -78,7 +78,7 @@ class LirpaBounds:
         center, lower, upper = self._through_leading_affines(x, *ball(x, radius, low, high))
         box = lirpa.PerturbationLpNorm(norm=math.inf, eps=radius, x_L=lower, x_U=upper)
         self._follow_model()
-        with _quiet(), _default_dtype(x.dtype):
+        with quiet(), _default_dtype(x.dtype):
             logits_BK = self._bounded(lirpa.BoundedTensor(center, box))
             if not torch.is_grad_enabled() and not self.model.training:
                 self._compare(logits_BK, self.model(x))
@@ -95,14 +95,14 @@ class LirpaBounds:
         options = {"conv_mode": "patches" if plain.allows_patches else "matrix"}
         lirpa = load_auto_lirpa()
         try:
-            with _quiet(), subscriptable_nodes():
+            with quiet(), subscriptable_nodes():
                 bounded = lirpa.BoundedModule(plain, example, bound_opts=options)
         except Exception as error:
             raise UnsupportedLayer(
                 f"auto_LiRPA cannot convert {type(self.model).__name__}: {error}; use interval "
                 "bounds (loss ibp, methods=('ibp',))"
             ) from error
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             logits_BK = plain(example)
             self._compare(bounded(example), logits_BK)
         self.num_classes = logits_BK.shape[1]
@@ -124,6 +124,10 @@ class LirpaBounds:
                 node.training = norm.training
                 node.inputs[3].buffer = norm.running_mean.clone()
                 node.inputs[4].buffer = norm.running_var.clone()
+            elif kind == "BoundBuffers" and node.ori_name.endswith((".scale", ".shift")):
+                path, _, constant = node.ori_name.rpartition(".")
+                affine: Any = self.program.get_submodule(path)
+                node.buffer = _expanded(evaluate(getattr(affine, constant)), node.buffer)
 
     def _through_leading_affines(self, *tensors: Tensor) -> list[Tensor]:
         """Centre, lower and upper (or the centre alone) after the network's normalisation.
@@ -203,11 +207,16 @@ class _Scale(nn.Module):
     def __init__(self, scale: Any, shift: Any, like: Tensor) -> None:
         super().__init__()
         for name, value in (("scale", scale), ("shift", shift)):
-            tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device)
-            self.register_buffer(name, tensor.expand(1, *like.shape[1:]).clone())
+            self.register_buffer(name, _expanded(value, like).detach())
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.scale + self.shift
+
+
+def _expanded(constant: Any, like: Tensor) -> Tensor:
+    """A constant for one example of an activation `like`; differentiable where it is."""
+    tensor = torch.as_tensor(constant, dtype=like.dtype, device=like.device)
+    return tensor.expand(1, *like.shape[1:]).clone()
 
 
 def _plain_op(op: nn.Module, x: Tensor, place: str) -> nn.Module:
@@ -231,13 +240,7 @@ def _plain_op(op: nn.Module, x: Tensor, place: str) -> nn.Module:
         layers: list[nn.Module] = [_averaging(x, tuple(x.shape[2:]), 1, 0)]
         return nn.Sequential(*layers, *([] if op.keepdim else [nn.Flatten()]))
     if isinstance(op, Affine):
-        scale, shift = op.constants(x)
-        if any(isinstance(c, Tensor) and c.requires_grad for c in (scale, shift)):
-            raise UnsupportedLayer(
-                f"a trainable constant at {place} has no CROWN bound while training: make it a "
-                "buffer, or train with the ibp loss"
-            )
-        return _Scale(scale, shift, x)
+        return _Scale(*op.constants(x), x)
     assert isinstance(op, nn.BatchNorm1d | nn.BatchNorm2d | nn.ReLU | Add), op
     return op
 
@@ -300,8 +303,8 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """auto_LiRPA prints what it is doing, and tracing warns of shapes read in Python."""
+def quiet() -> Iterator[None]:
+    """Silence: auto_LiRPA prints what it is doing, and tracing warns of shapes read in Python."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -24,6 +24,10 @@ class Add(nn.Module):
         return a + b
 
 
+class GraftSum(Add):
+    """What is left of a ReLU plus a line: the output of a GraftedReLU, whose value this is."""
+
+
 class Affine(nn.Module):
     """x * scale + shift, elementwise, with constants: normalisation, for example.
 
@@ -134,6 +138,12 @@ class Program(nn.Module):
         super().__init__()
         self.ops = nn.ModuleList(step.op for step in steps)
         self.steps, self.output = steps, output
+
+    @property
+    def graft_sums(self) -> dict[int, int]:
+        """The value that each GraftedReLU makes, by the value of the ReLU within it."""
+        numbered = enumerate(self.steps, 1)
+        return {s.inputs[0]: number for number, s in numbered if isinstance(s.op, GraftSum)}
 
     def forward(self, x: Tensor) -> Tensor:
         """What the network computes."""

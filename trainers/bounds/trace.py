@@ -13,8 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from trainers.bounds.program import Add, Affine, Expression, Flatten, Program, SpatialMean, Step
+from trainers.bounds.program import (
+    Add,
+    Affine,
+    Expression,
+    Flatten,
+    GraftSum,
+    Program,
+    SpatialMean,
+    Step,
+)
 from trainers.errors import UnsupportedLayer
+from trainers.models.grafted import GraftedReLU
 
 
 def trace(model: nn.Module) -> Program:
@@ -78,6 +88,7 @@ _PLAIN_LAYERS = (
     nn.AvgPool2d,
     nn.Dropout,
     nn.Dropout2d,
+    GraftedReLU,
 )
 _RELU = {F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"}
 _MEAN = {torch.mean, "mean"}
@@ -157,6 +168,9 @@ class _Reader:
         inputs = (*node.args, *node.kwargs.values())
         if len(inputs) != 1 or not isinstance(inputs[0], fx.Node):
             raise self._unsupported(node, type(module).__name__)
+        if _behaves_as(module, GraftedReLU):
+            self._append_graft(node, module, self.value[inputs[0]])
+            return
         op = self._module_op(node, module)
         in_place = bool(getattr(module, "inplace", False))
         self._append(node, op, (inputs[0],), in_place)
@@ -297,14 +311,29 @@ class _Reader:
         if op is None:
             self.value[node] = indices[0]
             return
-        self.steps.append(Step(op, indices, self._place(node)))
-        made = len(self.steps)
         views = isinstance(op, Flatten | nn.Identity | nn.Dropout | nn.Dropout2d)
         shares = in_place or (views and node.target not in ("clone", torch.clone))
-        self.storage.append(self.storage[indices[0]] if shares else made)
+        made = self._add_step(op, indices, node, shares)
         if in_place:
             self._overwrite(node, indices[0], made)
         self.value[node] = made
+
+    def _append_graft(self, node: fx.Node, module: Any, x: int) -> None:
+        """relu((1 - m) x) + (m a) x + m b: exact on lines and on ReLUs, for every kind of bound."""
+        gate = self._add_step(Affine(Expression(module.keep, ()), 0.0), (x,), node)
+        relu = self._add_step(nn.ReLU(), (gate,), node)
+        slope, bias = Expression(module.line_slope, ()), Expression(module.line_bias, ())
+        line = self._add_step(Affine(slope, bias), (x,), node)
+        self.value[node] = self._add_step(GraftSum(), (relu, line), node)
+
+    def _add_step(
+        self, op: nn.Module, inputs: tuple[int, ...], node: fx.Node, shares: bool = False
+    ) -> int:
+        """The number of the value that is made; it may share the memory of the first input."""
+        self.steps.append(Step(op, inputs, self._place(node)))
+        made = len(self.steps)
+        self.storage.append(self.storage[inputs[0]] if shares else made)
+        return made
 
     def _overwrite(self, node: fx.Node, old: int, new: int) -> None:
         """After an in-place operation every name of the old value means the new one."""

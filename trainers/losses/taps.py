@@ -123,13 +123,13 @@ class BoxLink(torch.autograd.Function):
         """Summed over the points of one box."""
         lower, upper, point = ctx.saved_tensors
         reach = SOFT_THRESHOLD * (upper - lower)
-        flat = reach <= 0.0
+        flat = reach < 1e-12
         inverse = torch.where(flat, 0.0, 1.0 / reach)
+        weight = torch.where(flat, 0.5, 1.0)
         ends = []
-        for distance, end in ((point - lower, lower), (upper - point, upper)):
-            share = (1.0 - distance * inverse).clamp_(min=0.0)
-            share = torch.where(flat, 0.5, share)
-            ends.append((grad * share).sum_to_size(end.shape))
+        for end, distance in ((lower, lower - point), (upper, point - upper)):  # distances <= 0
+            share = distance.mul_(inverse).add_(1.0).clamp_(min=0.0)  # in place: points are many
+            ends.append(share.mul_(grad).sum_to_size(end.shape) * weight)
         return ends[0], ends[1], None
 
 

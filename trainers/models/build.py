@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spaces.grafting import GraftingConfig
 from spaces.model import (
     Cnn7Config,
     CnnConfig,
@@ -19,6 +20,7 @@ from spaces.model import (
 from trainers.errors import ModelError
 from trainers.models.cnn import cnn_layers
 from trainers.models.cnn7 import cnn7_layers
+from trainers.models.grafted import make_graftable
 from trainers.models.layers import Named, Normalize, stack
 from trainers.models.mlp import mlp_layers
 from trainers.models.python import python_layers
@@ -41,13 +43,15 @@ def build_model(
     mean: Tensor | Sequence[float],
     std: Tensor | Sequence[float],
     seed: int = 0,
+    grafting: GraftingConfig | None = None,
 ) -> nn.Module:
     """The network on the CPU, logits (B, num_classes) from x in [0, 1]; Normalize comes first.
 
     Every ReLU is a module of its own, used once. `seed` fixes the weights that constructors draw
     (those of a user's network with `initialization: own` are kept; `initialize` draws the others
-    again); torch's global generator is left as it was. Raises ModelError when the family does not
-    fit the input.
+    again); torch's global generator is left as it was. With a fraction of `grafting` above 0 each
+    ReLU is a GraftedReLU, in which nothing is grafted yet. Raises ModelError when the family does
+    not fit the input, or the network cannot be grafted.
     """
     shape = tuple(input_shape)
     if isinstance(config, _IMAGE_FAMILIES) and len(shape) != 3:
@@ -57,4 +61,7 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layers = _FAMILIES[type(config)](config, shape, num_classes)
-    return stack([("normalize", Normalize(mean, std, shape)), *layers])
+    model = stack([("normalize", Normalize(mean, std, shape)), *layers])
+    if grafting is not None and grafting.fraction > 0.0:
+        make_graftable(model, grafting, shape)
+    return model

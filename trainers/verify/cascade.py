@@ -25,8 +25,8 @@ AVAILABLE_METHODS = ("ibp", "crown-ibp", "crown", "alpha-crown", "exact")
 """What `verify` can prove by, in the order in which it does."""
 
 _CLOSELY = AVAILABLE_METHODS[2:]
-_ELEMENTS = 2**25
-"""Largest number of values of one batch that CROWN looks at."""
+_ROWS = 2**14
+"""About how many values of one batch CROWN bounds."""
 
 
 def verify(
@@ -242,8 +242,12 @@ class Cascade:
         return decide(program, classes, at_most, deadline, replay)
 
     def _close_batch_size(self) -> int:
-        """As many examples as CROWN's bounds in front of every ReLU leave room for."""
-        program = self.examples.interval.program
-        with torch.no_grad():
-            values = program.values(self.examples.x[:1].to(self.examples.dtype).to("cpu"))
-        return max(1, min(self.batch_size, _ELEMENTS // sum(v.numel() for v in values)))
+        """As many examples as CROWN bounds in a few seconds, so that limits of time are kept."""
+        examples, program = self.examples, self.examples.interval.program
+        i = examples.is_open.nonzero().flatten()[:10]
+        if not len(i):
+            return 1
+        values = examples.interval.values(*examples.box(i))
+        inputs = [values[s.inputs[0]] for s in program.steps if isinstance(s.op, nn.ReLU)]
+        num_open = sum(int((v.center.abs() < v.radius).sum()) for v in inputs) / len(i)
+        return max(1, min(self.batch_size, int(_ROWS / (1 + num_open))))
