@@ -7,6 +7,7 @@ from analysis.front import Front, load_front
 from analysis.graft import GraftReport, graft_ticket
 from analysis.pareto import pareto_front
 from analysis.plots import plot_front
+from analysis.plots_curve import plot_curve
 from analysis.ticket import Ticket, load_ticket, save_ticket
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "load_front",
     "load_ticket",
     "pareto_front",
+    "plot_curve",
     "plot_front",
     "save_ticket",
     "verify_ticket",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,35 +14,31 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import EngFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
 from analysis.errors import FrontError
-from analysis.files import write_whole
 from analysis.front import Front
+from analysis.plot_style import (
+    FAINT,
+    GRID,
+    INK,
+    MUTED,
+    STYLE,
+    check_suffix,
+    in_percent,
+    save_figure,
+)
 from analysis.plots_html import to_html
 from analysis.store import Trial
 
 X, Y, COLOUR = "natural_accuracy", "verified_accuracy", "inference_flops"
-INK, MUTED, FAINT = "#1b1f24", "#6a737d", "#b9c0c7"
 # Lightness falls all the way, so that few FLOPs are light in grey too.
 COLOURS = LinearSegmentedColormap.from_list(
     "gold to plum", ["#f9dc7c", "#e3a43a", "#b4643c", "#6d3450", "#27173d"]
 )
 MAX_LABELS = 24
 LEFT = 0.1
-_STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "goldenticket",
-}
 
 
 def plot_front(front: Front, path: str | Path) -> Path:
@@ -53,23 +48,13 @@ def plot_front(front: Front, path: str | Path) -> Path:
     and stopped trials in view are faint. FrontError for another suffix or a member without a figure
     that is drawn; TicketError when the file cannot be written.
     """
-    path = Path(path)
-    if path.suffix.lower() not in (".png", ".html"):
-        raise FrontError(f"{path}: the plot's name must end in .png or .html")
+    path = check_suffix(path)
     for trial in front.members:
         absent = [name for name in (X, Y, COLOUR) if name not in trial.metrics]
         if absent:
             raise FrontError(f"run {trial.run_id} has not recorded {', '.join(absent)}")
-    with matplotlib.rc_context(_STYLE):
-        figure = _draw(front)
-        out = io.BytesIO()
-        if path.suffix.lower() == ".png":
-            figure.savefig(out, format="png", dpi=160, metadata={"Software": None})
-            write_whole(path, out.getvalue())
-        else:
-            figure.savefig(out, format="svg", metadata={"Date": None})
-            write_whole(path, to_html(front, out.getvalue()).encode())
-    return path
+    with matplotlib.rc_context(STYLE):
+        return save_figure(_draw(front), path, lambda svg: to_html(front, svg))
 
 
 def _draw(front: Front) -> Figure:
@@ -134,9 +119,8 @@ def _frame(axes: Axes, trials: Sequence[Trial]) -> None:
     axes.set_xlabel("natural accuracy", loc="left")
     axes.set_ylabel("verified accuracy", loc="bottom")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
-        axis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
-    axes.grid(color="#eceff2", linewidth=0.8)
+        in_percent(axis)
+    axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 

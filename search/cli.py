@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
+from search.cli_verify import TicketFolder, verify
+from search.display import stdout as _stdout
 from spaces import ConfigError, StudyConfig
 from spaces.study import TrackingConfig
 
@@ -42,7 +44,6 @@ StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study
 StudyName = Annotated[
     str, typer.Argument(metavar="STUDY", help="A study's name in the tracking store, or its file.")
 ]
-TicketFolder = Annotated[Path, typer.Argument(metavar="TICKET_DIR", help="An exported ticket.")]
 TrackingUri = Annotated[
     str | None,
     typer.Option(help="MLflow address. [default: the study file's, else sqlite:///mlflow.db]"),
@@ -163,43 +164,7 @@ def export(
     print(folder)
 
 
-@app.command()
-def verify(
-    ticket: TicketFolder,
-    radius: Annotated[
-        list[float] | None,
-        typer.Option(help="l-infinity radius in data units; may be repeated. [default: its own]"),
-    ] = None,
-    examples: Annotated[
-        int | None, typer.Option(help="The first so many examples. [default: all]")
-    ] = None,
-    split: Annotated[
-        Literal["train", "validation", "test"], typer.Option(help="Which part of the data.")
-    ] = "test",
-    methods: Annotated[
-        str | None, typer.Option(help="Bounds by commas, cheapest first. [default: its own]")
-    ] = None,
-    timeout: Annotated[
-        float | None, typer.Option(help="Seconds per radius; then the rest is unknown.")
-    ] = None,
-    format: Annotated[Literal["table", "json"], typer.Option(help="How to print it.")] = "table",
-) -> None:
-    """Check a ticket from its folder alone and write its certificate there."""
-    from analysis import verify_ticket  # noqa: PLC0415
-    from search.display import certificate_table  # noqa: PLC0415
-
-    certificate = verify_ticket(
-        ticket,
-        radii=radius,
-        examples=examples,
-        split=split,
-        methods=None if methods is None else [name.strip() for name in methods.split(",")],
-        timeout_s=timeout,
-    )
-    if format == "json":
-        print(certificate.to_json())
-    else:
-        _stdout().print(certificate_table(certificate))
+app.command()(verify)
 
 
 @app.command()
@@ -361,11 +326,6 @@ def _print_front(found: Front, format: str) -> None:
         print(found.to_csv(), end="")
     else:
         _stdout().print(front_table(found))
-
-
-def _stdout() -> Console:
-    # Piped output is not wrapped to a guessed width.
-    return Console() if sys.stdout.isatty() else Console(width=160)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Group
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +17,7 @@ from spaces.space import SearchSpace
 
 if TYPE_CHECKING:
     from analysis import Certificate, Front, GraftReport
+    from analysis.certificate_model import CertifiedRadius
 
 COLUMNS = ("natural_accuracy", "verified_accuracy", "density", "inference_flops")
 _SHORT = {
@@ -28,6 +30,11 @@ _SHORT = {
     "training_flops": "training FLOPs",
     "duration_s": "time",
 }
+
+
+def stdout() -> Console:
+    """Standard output; piped output is not wrapped to a guessed width."""
+    return Console() if sys.stdout.isatty() else Console(width=160)
 
 
 def duration(seconds: float) -> str:
@@ -127,8 +134,41 @@ def certificate_table(certificate: Certificate) -> Group:
         f"Certificate: {certificate.data}, {certificate.split} split, "
         f"{certificate.num_examples} examples",
         table,
-        caption="verified by " + certificate.bound.replace("+", " + "),
+        caption="  ·  ".join(_certified_by(certificate)),
     )
+
+
+def _certified_by(certificate: Certificate) -> Iterator[str]:
+    yield "verified by " + certificate.bound.replace("+", " + ")
+    if certificate.timeout_s is not None:
+        yield f"{certificate.timeout_s:g} s per example"
+    if certificate.budget_s is not None:
+        yield f"{certificate.budget_s:g} s in all"
+    opinion = certificate.second_opinion
+    if opinion is not None:
+        agree = f"as auto_LiRPA's on {opinion.num_examples} examples"
+        yield f"bounds {agree if opinion.reason is None else 'not compared with auto_LiRPA'}"
+
+
+def certified_radius_table(radii: CertifiedRadius) -> Group:
+    """Verified accuracy over the radius, and the mean certified radius."""
+    table = plain_table(["radius (l∞)", "verified", "not falsified"])
+    for radius, verified, not_falsified in radii.curve[::2]:
+        table.add_row(f"{radius:.4g}", f"{verified:.1%}", f"{not_falsified:.1%}")
+    return titled(
+        f"Certified radius: {radii.mean:.4g} on average",
+        table,
+        caption=f"at most {radii.largest:g}, to within {radii.tolerance:.3g}; misclassified "
+        f"examples count as 0  ·  {duration(radii.seconds)}",
+    )
+
+
+def certificate_report(certificate: Certificate) -> Group:
+    """Everything that a certificate says, for a terminal."""
+    report = Group(certificate_table(certificate))
+    if certificate.certified_radius is not None:
+        report.renderables.extend([Text(), certified_radius_table(certificate.certified_radius)])
+    return report
 
 
 def graft_table(report: GraftReport) -> Group:

@@ -1,0 +1,86 @@
+"""`goldenticket verify`: options, and what is printed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from search.display import certificate_report, stdout
+from spaces import ConfigError
+
+TicketFolder = Annotated[Path, typer.Argument(metavar="TICKET_DIR", help="An exported ticket.")]
+
+
+def verify(
+    ticket: TicketFolder,
+    radius: Annotated[
+        list[float] | None,
+        typer.Option(help="l-infinity radius in data units; may be repeated. [default: its own]"),
+    ] = None,
+    examples: Annotated[
+        int | None, typer.Option(help="The first so many examples. [default: all]")
+    ] = None,
+    split: Annotated[
+        Literal["train", "validation", "test"], typer.Option(help="Which part of the data.")
+    ] = "test",
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="By commas, of ibp, crown-ibp, crown, alpha-crown and exact. [default: all]"
+        ),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds per example at a radius; then it is unknown.")
+    ] = 60.0,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="Seconds for everything; then the rest is unknown. [default: no limit]"),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Exact programs at a time. [default: one for each CPU]")
+    ] = None,
+    certified_radius: Annotated[
+        float | None,
+        typer.Option(
+            metavar="LARGEST",
+            help="Find, for each example, up to which radius it is verified, at most LARGEST.",
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Of the certified radius. [default: LARGEST/64]")
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw verified accuracy over the radius, as FILE.png or FILE.html."),
+    ] = None,
+    format: Annotated[Literal["table", "json"], typer.Option(help="How to print it.")] = "table",
+) -> None:
+    """Check a ticket from its folder alone and write its certificate there."""
+    if plot is not None and certified_radius is None:
+        raise ConfigError(f"--plot {plot} draws the certified radius: give --certified-radius too")
+    from analysis import plot_curve, verify_ticket  # noqa: PLC0415
+    from analysis.plot_style import check_suffix  # noqa: PLC0415
+
+    if plot is not None:
+        check_suffix(plot)
+    certificate = verify_ticket(
+        ticket,
+        radii=radius,
+        examples=examples,
+        split=split,
+        methods=None if methods is None else [name.strip() for name in methods.split(",")],
+        timeout_s=timeout,
+        budget_s=budget,
+        workers=workers,
+        certified_radius=certified_radius,
+        tolerance=tolerance,
+    )
+    if plot is not None:
+        print(f"drawn: {plot_curve(certificate, plot)}", file=sys.stderr)
+    if format == "json":
+        print(certificate.to_json())
+    else:
+        stdout().print(certificate_report(certificate))
