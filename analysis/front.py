@@ -14,7 +14,7 @@ from analysis import pareto
 from analysis.errors import FrontError
 from analysis.pareto import direction_of
 from analysis.store import NEWEST, StudyRecord, Trial, read_study
-from spaces.metrics import Constraint, Direction
+from spaces.metrics import Constraint, Direction, metric
 from spaces.study import DEFAULT_OBJECTIVES
 
 RULES = ("verified", "natural", "smallest", "knee")
@@ -22,6 +22,8 @@ COLUMNS = (
     "natural_accuracy",
     "verified_accuracy",
     "falsified_accuracy_bound",
+    "exact_verified_accuracy",
+    "exact_falsified_accuracy_bound",
     "density",
     "num_active_parameters",
     "inference_flops",
@@ -78,9 +80,28 @@ class Front:
             [reference[name] for name in self.objectives],
         )
 
+    @property
+    def provenance(self) -> str:
+        """How the figures of its members were obtained, for people."""
+        own = self.members[0].provenance
+        found = [trial.exact for trial in self.members if trial.exact is not None]
+        if not found:
+            return own
+        steps = set(self.members[0].bound.split("+"))
+        more = [name for name in str(found[0]["bound"]).split("+") if name not in steps]
+        most = max(int(exact["num_unknown"]) for exact in found)
+        left = f"at most {most} of {found[0]['num_examples']} open"
+        return f"{own}  ·  exact: by {' + '.join(more) or 'the same'} too, {left}"
+
+    def columns(self) -> list[str]:
+        """The keys of the rows of `table`, in order; a row lacks those that its trial has not."""
+        names = dict.fromkeys([*self.objectives, *COLUMNS])
+        recorded = [n for n in names if any(n in trial.metrics for trial in self.members)]
+        return ["number", *recorded, "method", "run_id"]
+
     def table(self) -> list[dict[str, str | int | float]]:
         """One row per member, best verified accuracy first: number, metrics, method, run_id."""
-        names = list(dict.fromkeys([*self.objectives, *COLUMNS]))
+        names = self.columns()
         return [
             {
                 "number": trial.number,
@@ -113,6 +134,7 @@ class Front:
                 {
                     "number": trial.number,
                     "run_id": trial.run_id,
+                    "exact": trial.exact,
                     "metrics": dict(sorted(trial.metrics.items())),
                     "params": dict(sorted(trial.params.items())),
                 }
@@ -125,8 +147,7 @@ class Front:
         """The table as comma-separated values with a header row."""
         rows = self.table()
         out = io.StringIO()
-        names = list(dict.fromkeys(key for row in rows for key in row))
-        writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
+        writer = csv.DictWriter(out, self.columns(), restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         return out.getvalue()
@@ -209,11 +230,7 @@ def _nearest_miss(trials: Sequence[Trial], constraints: Sequence[Constraint]) ->
         return sum(_miss(trial, c) / (abs(c.bound) or 1.0) for c in constraints)
 
     nearest = min(trials, key=total_miss)
-    reasons = [
-        f"{c} (it has {_shown(nearest, c.metric)}, which misses by {_miss(nearest, c):.4g})"
-        for c in constraints
-        if not _holds(nearest, c)
-    ]
+    reasons = [f"{c} ({_why(nearest, c)})" for c in constraints if not _holds(nearest, c)]
     return (
         f"none of the {len(trials)} completed trials satisfies "
         f"{' and '.join(map(str, constraints))}. The nearest is trial {nearest.number} (run "
@@ -233,5 +250,9 @@ def _miss(trial: Trial, constraint: Constraint) -> float:
     return max(0.0, constraint.violation(trial.metrics))
 
 
-def _shown(trial: Trial, name: str) -> str:
-    return f"{trial.metrics[name]:.6g}" if name in trial.metrics else "not recorded it"
+def _why(trial: Trial, constraint: Constraint) -> str:
+    name = constraint.metric
+    if name not in trial.metrics:
+        of_front = metric(name).of_front
+        return f"{name} is not recorded{': it is found for members of the front' * of_front}"
+    return f"it has {trial.metrics[name]:.6g}, which misses by {_miss(trial, constraint):.4g}"

@@ -17,6 +17,8 @@ _HEADS = {
     "natural_accuracy": "natural",
     "verified_accuracy": "verified",
     "falsified_accuracy_bound": "attack bound",
+    "exact_verified_accuracy": "exact",
+    "exact_falsified_accuracy_bound": "exact bound",
     "density": "density",
     "num_active_parameters": "parameters",
     "inference_flops": "FLOPs",
@@ -54,14 +56,14 @@ def _tooltip(trial: Trial) -> str:
 
 def _table(front: Front) -> str:
     rows = front.table()
-    keys = list(rows[0])
+    keys = front.columns()
     head = "".join(f"<th>{escape(_HEADS.get(key, key))}</th>" for key in keys)
     body = "\n".join(
         "<tr>" + "".join(f"<td>{escape(_figure(k, row.get(k, '')))}</td>" for k in keys) + "</tr>"
         for row in rows
     )
     return (
-        f'<div class="scroll"><table><caption>{escape(front.members[0].provenance)}</caption>\n'
+        f'<div class="scroll"><table><caption>{escape(front.provenance)}</caption>\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
     )
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
@@ -22,6 +23,13 @@ EXPERIMENT = "goldenticket"
 DEFAULT_URI = "sqlite:///mlflow.db"
 NEWEST, ALL = "newest", "all"
 _PAGE = 1000
+_EXACT: Mapping[str, Any] = {
+    "bound": str,
+    "split": str,
+    "num_examples": int,
+    "num_unknown": int,
+    "seconds": float,
+}
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,14 @@ class Trial:
             f"{self.split} split, {examples} examples  ·  radius {radius} (l∞)  ·  "
             f"verified by {self.bound.replace('+', ' + ')}"
         )
+
+    @property
+    def exact(self) -> dict[str, str | int | float] | None:
+        """How its exact_* metrics were obtained: bound, split, counts and seconds; or None."""
+        tags = {name: self.tags.get(f"goldenticket.exact_{name}") for name in _EXACT}
+        if any(tag is None for tag in tags.values()):
+            return None
+        return {name: _EXACT[name](tag) for name, tag in tags.items()}
 
     @property
     def method(self) -> str:

@@ -38,6 +38,8 @@ app = typer.Typer(
 )
 space_app = typer.Typer(help="Look at the search space of a study file.", no_args_is_help=True)
 app.add_typer(space_app, name="space")
+_LEAST_S = 600.0
+"""Seconds that a search may take to certify its best ticket, or more if its trials took long."""
 RULES = "verified, natural, smallest or knee"
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
@@ -79,13 +81,18 @@ def search(
         "tickets"
     ),
     best: Annotated[str, typer.Option(help=f"Which ticket to export: {RULES}.")] = "verified",
+    no_certify_front: Annotated[
+        bool,
+        typer.Option("--no-certify-front", help="No exact verdicts on the members of the front."),
+    ] = False,
 ) -> None:
     """Search, print the front, export the best ticket and verify it."""
     if address is not None and executor != "ray":
         raise ConfigError(f"--address {address} is for the executor ray: leave one of them out")
-    study = _overridden(StudyConfig.from_yaml(study_file), trials, tracking_uri)
+    study = _overridden(StudyConfig.from_yaml(study_file), trials, tracking_uri, no_certify_front)
     from analysis.files import check_ticket_place  # noqa: PLC0415
     from analysis.front import check_rule  # noqa: PLC0415
+    from search.certify import certification_budget  # noqa: PLC0415
     from search.progress import Progress  # noqa: PLC0415
     from search.run import run_study  # noqa: PLC0415
 
@@ -111,7 +118,7 @@ def search(
             f"none of the {len(result.records)} trials of study {study.name!r} completed, so there "
             "is no ticket; the reasons are above and, with tracebacks, in MLflow"
         )
-    _export_best(study, best, output)
+    _export_best(study, best, output, max(_LEAST_S, certification_budget(result.records)))
 
 
 @app.command()
@@ -268,17 +275,21 @@ def _report(error: Exception) -> int:
     return 1
 
 
-def _overridden(study: StudyConfig, trials: int | None, tracking_uri: str | None) -> StudyConfig:
+def _overridden(
+    study: StudyConfig, trials: int | None, tracking_uri: str | None, no_certify_front: bool
+) -> StudyConfig:
     tree = study.model_dump(mode="json")
     if trials is not None:
         tree["budget"]["trials"] = trials
     if tracking_uri is not None:
         tree["tracking"]["uri"] = tracking_uri
+    if no_certify_front:
+        tree["evaluation"]["certify_front"] = False
     return StudyConfig.from_dict(tree)
 
 
-def _export_best(study: StudyConfig, rule: str, output: Path) -> None:
-    """Print the front of a finished search, export its best ticket and verify it."""
+def _export_best(study: StudyConfig, rule: str, output: Path, budget_s: float) -> None:
+    """Print the front of a finished search, export its best ticket and verify it in time."""
     from analysis import FrontError, export_ticket, load_front, verify_ticket  # noqa: PLC0415
     from search.display import certificate_table, front_table  # noqa: PLC0415
 
@@ -296,7 +307,7 @@ def _export_best(study: StudyConfig, rule: str, output: Path) -> None:
     trial = found.best(rule)
     folder = export_ticket(trial, output / study.name)
     print(f"\nBest by rule '{rule}': trial {trial.number}, exported to {folder}\n")
-    stdout.print(certificate_table(verify_ticket(folder)))
+    stdout.print(certificate_table(verify_ticket(folder, budget_s=budget_s)))
     print(f"\n{_next_steps(study, folder)}")
 
 

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from analysis.certificate_model import CertifiedRadius
 
 COLUMNS = ("natural_accuracy", "verified_accuracy", "density", "inference_flops")
+_EXACT = "exact_verified_accuracy"
 _SHORT = {
     "natural_accuracy": "natural",
     "verified_accuracy": "verified",
     "falsified_accuracy_bound": "not falsified",
+    "exact_verified_accuracy": "exact",
     "num_active_parameters": "parameters",
     "inference_flops": "FLOPs",
     "dense_inference_flops": "dense FLOPs",
@@ -104,13 +106,15 @@ def front_table(front: Front) -> Group:
     """The members of a front, and how their figures were obtained."""
     names = list(dict.fromkeys([*front.objectives, *COLUMNS]))
     names.sort(key=lambda name: COLUMNS.index(name) if name in COLUMNS else len(COLUMNS))
+    if _EXACT not in names and any(_EXACT in trial.metrics for trial in front.members):
+        names.insert(names.index("verified_accuracy") + 1, _EXACT)
     rows = [(f"{t.number}", t.metrics, (t.method, t.run_id[:8])) for t in front.members]
     count = front.study.count
     return titled(
         f"Front of {front.study.name}: {len(front.members)} of {count('completed')} completed "
         f"trials ({count('stopped')} stopped early, {count('failed')} failed)",
         metrics_table(rows, names, notes=("method", "run")),
-        caption=front.members[0].provenance,
+        caption=front.provenance,
     )
 
 

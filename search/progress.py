@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from search.display import duration, metrics_table, quantity, titled
 from search.ranking import front
-from search.records import Observer, SearchRun, TrialRecord
+from search.records import ExactVerdicts, Observer, SearchRun, TrialRecord
 
 _SHOWN_MEMBERS = 8
 _TRIALS_FOR_A_PACE = 3
@@ -29,6 +29,7 @@ class Progress(Observer):
         self.run: SearchRun | None = None
         self.started = time.monotonic()
         self.num_resumed = 0
+        self._certified = self._to_certify = 0
         self._first_start: float | None = None
         self._front: tuple[TrialRecord, ...] = ()
         self._live: Live | None = None
@@ -84,6 +85,35 @@ class Progress(Observer):
             self._live.stop()
             self._live = None
         self._say(self._summary())
+
+    def on_certify_start(
+        self,
+        known: Mapping[int, ExactVerdicts],
+        members: Sequence[TrialRecord],
+        budget_s: float,
+    ) -> None:
+        """Say how many members of the front will be certified, and for how long at most."""
+        self._certified, self._to_certify = 0, len(members)
+        if members:
+            before = f", {len(known)} done before" if known else ""
+            self._say(
+                f"exact verdicts on {len(members)} members of the front{before}, at most "
+                f"{duration(budget_s)} in all"
+            )
+
+    def on_certified(self, record: TrialRecord, found: ExactVerdicts | str) -> None:
+        """One line for each member."""
+        self._certified += 1
+        line = f"[{self._certified}/{self._to_certify}] trial {record.number} ({_method(record)})"
+        if isinstance(found, str):
+            self._say(f"{line}: no exact verdicts: {found}")
+            return
+        own = quantity("verified_accuracy", record.metrics.get("verified_accuracy"))
+        exact = quantity("verified_accuracy", found.verified_accuracy)
+        self._say(
+            f"{line}: verified {own}, exact {exact}, {found.num_unknown} of {found.num_examples} "
+            f"open, {duration(found.seconds)}"
+        )
 
     def render(self) -> RenderableType:
         """The live view: bar, running trials, current front."""

@@ -48,6 +48,41 @@ class TrialRecord:
 
 
 @dataclass(frozen=True)
+class ExactVerdicts:
+    """Exact verdicts on a trial's network: the same examples and radius as at the trial's end.
+
+    Accuracies are fractions of `num_examples`; `num_unknown` of them were left open.
+    """
+
+    verified_accuracy: float
+    falsified_accuracy_bound: float
+    bound: str
+    split: str
+    num_examples: int
+    num_unknown: int
+    seconds: float
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """By the names of docs/contract.md."""
+        return {
+            "exact_verified_accuracy": self.verified_accuracy,
+            "exact_falsified_accuracy_bound": self.falsified_accuracy_bound,
+        }
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """How they were obtained, for tags."""
+        return {
+            "exact_bound": self.bound,
+            "exact_split": self.split,
+            "exact_num_examples": str(self.num_examples),
+            "exact_num_unknown": str(self.num_unknown),
+            "exact_seconds": f"{self.seconds:.1f}",
+        }
+
+
+@dataclass(frozen=True)
 class SearchRun:
     """One search of a study; its folder holds the study file, the journal and the tickets."""
 
@@ -67,6 +102,7 @@ class StudyResult:
 
     `front` holds the completed trials that satisfy all constraints and that no other such trial
     dominates. `tracking_run_id` is the study's MLflow run, `trial_run_ids` its children by number.
+    `exact` has the exact verdicts on members of the front, by number, where there are any.
     """
 
     run: SearchRun
@@ -74,6 +110,7 @@ class StudyResult:
     front: tuple[TrialRecord, ...]
     tracking_run_id: str
     trial_run_ids: Mapping[int, str]
+    exact: Mapping[int, ExactVerdicts] = field(default_factory=dict)
 
     @property
     def study(self) -> StudyConfig:
@@ -105,3 +142,14 @@ class Observer:
 
     def on_study_end(self, run: SearchRun, records: Sequence[TrialRecord]) -> None:
         """The search is over, or was interrupted."""
+
+    def on_certify_start(
+        self,
+        known: Mapping[int, ExactVerdicts],
+        members: Sequence[TrialRecord],
+        budget_s: float,
+    ) -> None:
+        """Exact verdicts will be sought for `members` of the front; `known` were found before."""
+
+    def on_certified(self, record: TrialRecord, found: ExactVerdicts | str) -> None:
+        """Exact verdicts on a member of the front, or why there are none."""

@@ -36,7 +36,8 @@ def run_study(
 
     `address` is a running Ray cluster; without it Ray is started on loopback, for this call only.
     `resume` goes on with the newest search of this name: finished trials are not run again. The
-    trials of an interrupted search (Ctrl-C) are closed before KeyboardInterrupt goes on. Raises
+    trials of an interrupted search (Ctrl-C) are closed before KeyboardInterrupt goes on. With
+    study.evaluation.certify_front, members of the front are certified at the end. Raises
     ConfigError for input that cannot work; a trial that fails is recorded, and the search goes on.
     """
     if executor not in ("ray", "local"):
@@ -56,9 +57,16 @@ def run_study(
         ledger.close()
         for observer in everyone:
             observer.on_study_end(run, ledger.records)
-    return StudyResult(
+    result = StudyResult(
         run, ledger.records, front(study, ledger.records), tracker.run_id, tracker.trial_run_ids
     )
+    return _certified(result, everyone) if study.evaluation.certify_front else result
+
+
+def _certified(result: StudyResult, observers: Sequence[Observer]) -> StudyResult:
+    from search.certify import certify_front  # noqa: PLC0415
+
+    return certify_front(result, observers=observers)
 
 
 def open_folder(study: StudyConfig, *, resume: bool) -> Path:
@@ -103,6 +111,7 @@ def _check_unchanged(study: StudyConfig, folder: Path) -> None:
 
 def _substance(study: StudyConfig) -> dict[str, Any]:
     tree = study.model_dump(mode="json", exclude=set(_MAY_CHANGE))
+    del tree["evaluation"]["certify_front"]
     return {**tree, "budget.epochs": study.budget.epochs}
 
 

@@ -11,7 +11,7 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from mlflow.tracking import MlflowClient
 from analysis.store import EXPERIMENT, limit_waiting
 from analysis.version import code_version
 from search.ranking import pareto_ranks
-from search.records import Observer, SearchRun, TrialRecord
+from search.records import ExactVerdicts, Observer, SearchRun, TrialRecord
 from spaces.base import ConfigError
 from spaces.trial import flatten
 
@@ -49,6 +49,7 @@ class MlflowTracker(Observer):
         self._records: dict[int, TrialRecord] = {}
         self._written: set[int] = set()  # trials whose end is in the store
         self._front: set[int] = set()
+        self._exact: set[int] = set()  # trials whose exact verdicts are in the store
         self._pending: dict[int, list[Metric]] = {}
         self._flushed: dict[int, float] = {}
 
@@ -111,6 +112,33 @@ class MlflowTracker(Observer):
             self._client.log_batch(self.run_id, metrics=metrics)
             self._client.set_terminated(self.run_id, "FINISHED")
 
+    def on_certify_start(
+        self,
+        known: Mapping[int, ExactVerdicts],
+        members: Sequence[TrialRecord],
+        budget_s: float,
+    ) -> None:
+        """Fill in exact verdicts of an earlier part of this search."""
+        for number in known.keys() - self._exact:
+            self.on_certified(self._records[number], known[number])
+
+    def on_certified(self, record: TrialRecord, found: ExactVerdicts | str) -> None:
+        """Add exact verdicts, or why there are none, to a trial that has ended."""
+        with self._or_warn(f"the exact verdicts on {record.name}"):
+            if isinstance(found, str):
+                tags, metrics = {"exact_problem": found[:_MAX_VALUE]}, []
+            else:
+                now = int(time.time() * 1000)
+                metrics = [Metric(k, v, now, record.epochs) for k, v in found.metrics.items()]
+                tags = found.provenance
+            self._client.log_batch(
+                self.trial_run_ids[record.number],
+                metrics=metrics,
+                tags=[RunTag(f"goldenticket.{name}", text) for name, text in tags.items()],
+            )
+            if metrics:
+                self._exact.add(record.number)
+
     def _open_experiment(self) -> str:
         found = self._client.get_experiment_by_name(EXPERIMENT)
         if found is None:
@@ -138,6 +166,8 @@ class MlflowTracker(Observer):
                     self._written.add(number)
                 if child.data.tags.get("goldenticket.pareto") == "true":
                     self._front.add(number)
+                if "goldenticket.exact_bound" in child.data.tags:
+                    self._exact.add(number)
             return
         tags = {
             **self._common_tags(),

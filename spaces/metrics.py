@@ -29,6 +29,7 @@ class Metric:
     """A measured number: which way is better, its unit, and what it is.
 
     `methods` are the topology methods whose trials have it; empty when every trial has it.
+    `of_front`: it is found after the search, for members of the front only.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Metric:
     unit: str
     description: str
     methods: tuple[str, ...] = ()
+    of_front: bool = False
 
 
 _SHARE = "fraction"
@@ -83,12 +85,14 @@ METRICS: Mapping[str, Metric] = {
             "maximize",
             _SHARE,
             "Examples proved robust by exact verdicts; of members of the front.",
+            of_front=True,
         ),
         Metric(
             "exact_falsified_accuracy_bound",
             "maximize",
             _SHARE,
             "1 - falsified share by exact verdicts; the same where none is open.",
+            of_front=True,
         ),
         Metric("duration_s", "minimize", "s", "Wall time of the trial."),
         Metric(

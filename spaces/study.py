@@ -125,7 +125,7 @@ def _checked_objective(name: str) -> str:
 
 _OBJECTIVE_SCHEMA = {
     "anyOf": [
-        {"enum": [name for name, known in METRICS.items() if known.direction != "none"]},
+        {"enum": [k for k, m in METRICS.items() if m.direction != "none" and not m.of_front]},
         {"type": "string", "pattern": f"^{radius_metric(0).removesuffix('0')}[0-9]"},
     ]
 }
@@ -247,6 +247,12 @@ class StudyConfig(Config):
     def _problems_of_metrics(self) -> Iterator[str]:
         known = {*METRICS, *(radius_metric(radius) for radius in self.evaluation.radii)}
         for where, name in self._metrics_used():
+            if metric(name).of_front:
+                yield (
+                    f"{where}: {name} is found once the search has ended, for members of the "
+                    f"front: use {name.removeprefix('exact_')} here, and choose by "
+                    f"`goldenticket front {self.name} --where`"
+                )
             if name not in known:
                 radius = name.removeprefix(radius_metric(0).removesuffix("0"))
                 yield (

@@ -167,7 +167,7 @@ def test_constraints_that_none_satisfies_name_the_nearest_and_by_how_much(store)
 
 
 def test_a_constraint_on_a_metric_that_was_not_recorded_is_not_satisfied(store) -> None:
-    with pytest.raises(FrontError, match="not recorded it"):
+    with pytest.raises(FrontError, match="is not recorded"):
         load_front("digits", tracking_uri=store.uri, where=["training_flops <= 10"])
 
 

@@ -68,6 +68,17 @@ def test_a_search_prints_the_front_and_exports_and_certifies_the_best(home: Home
     assert "Traceback" not in answer.err
 
 
+def test_a_search_finds_exact_verdicts_on_its_front(home: Home) -> None:
+    lines = [line for line in home.searched.err.splitlines() if ", exact " in line]
+    members = json.loads(home.run("front", "study.yaml", "--format", "json").out)["members"]
+    assert len(lines) == len(members)
+    for member in members:
+        metrics = member["metrics"]
+        assert metrics["verified_accuracy"] <= metrics["exact_verified_accuracy"]
+        assert member["exact"]["bound"] == "ibp+crown-ibp+crown+alpha-crown+exact"
+    assert " exact " in home.run("front", "study.yaml").out.splitlines()[2]
+
+
 def test_a_front_as_json_is_one_document_and_nothing_else(home: Home) -> None:
     answer = home.run("front", "study.yaml", "--format", "json")
     document = json.loads(answer.out)
@@ -158,13 +169,35 @@ def test_what_cannot_be_grafted_is_told(ticket: Path) -> None:
 
 def test_every_option_of_verify_reaches_the_certificate(ticket: Path) -> None:
     options = "--radius 0.01 --radius 0.2 --examples 7 --split validation --methods ibp,crown"
-    words = [*options.split(), "--timeout", "30"]
+    words = [*options.split(), "--timeout", "30", "--budget", "300", "--workers", "1"]
     table = run_in(ticket.parent, "verify", "ticket", *words)
     assert table.out.startswith("Certificate: digits, validation split, 7 examples\n")
     document = json.loads((ticket / "certificate.json").read_text())
     assert [row["radius"] for row in document["results"]] == [0.01, 0.2]
     assert document["bound"] == "ibp+crown"
-    assert document["timeout_s"] == 30.0
+    assert (document["timeout_s"], document["budget_s"], document["workers"]) == (30.0, 300.0, 1)
+
+
+def test_certified_radii_are_printed_written_and_drawn(ticket: Path) -> None:
+    words = "--examples 7 --certified-radius 0.1 --tolerance 0.05 --plot curve.png".split()
+    answer = run_in(ticket.parent, "verify", "ticket", *words)
+    assert answer.out.startswith("Certificate: digits, test split, 7 examples\n")
+    assert "Certified radius: " in answer.out
+    assert answer.err == "drawn: curve.png\n"
+    assert (ticket.parent / "curve.png").read_bytes().startswith(b"\x89PNG\r\n")
+    document = json.loads((ticket / "certificate.json").read_text())
+    assert document["certified_radius"]["largest"] == 0.1
+    assert len(document["certified_radius"]["verified"]) == 7
+
+
+def test_no_example_is_verified_without_time(ticket: Path) -> None:
+    answer = run_in(
+        ticket.parent, "verify", "ticket", "--timeout", "0", "--format", "json", "--examples", "9"
+    )
+    assert answer.code == 0
+    (result,) = json.loads(answer.out)["results"]
+    assert result["num_verified"] == 0
+    assert result["num_unknown"] + result["num_misclassified"] == 9
 
 
 def test_a_ticket_is_exported_by_the_beginning_of_a_run_id(home: Home, tmp_path: Path) -> None:
@@ -182,8 +215,9 @@ def test_the_address_of_the_store_can_be_given(tmp_path: Path, empty_store: Path
     write_study(tmp_path)
     shutil.copy(empty_store, tmp_path / "other.db")
     words = "search study.yaml --executor local --tracking-uri sqlite:///other.db --trials 1"
-    answer = run_in(tmp_path, *words.split(), "--output", "my [b] output")
+    answer = run_in(tmp_path, *words.split(), "--output", "my [b] output", "--no-certify-front")
     assert answer.code == 0, answer.err
+    assert ", exact " not in answer.err
     assert len(recorded_trials(tmp_path / "other.db")) == 1
     assert not (tmp_path / "mlflow.db").exists()
     assert (tmp_path / "my [b] output" / "tiny" / "certificate.json").exists()
@@ -280,6 +314,14 @@ def test_a_damaged_ticket_is_not_certified(ticket: Path, damage: str) -> None:
         ("ticket --radius nan", ["radius", "nan", "(0, 1]"]),
         ("ticket --examples 0", ["examples", "0"]),
         ("ticket --timeout -1", ["timeout", "-1"]),
+        ("ticket --timeout nan", ["timeout", "nan"]),
+        ("ticket --budget -1", ["budget", "-1"]),
+        ("ticket --workers 0", ["workers is 0", "at least 1"]),
+        ("ticket --certified-radius 0", ["certified_radius is 0", "(0, 1]"]),
+        ("ticket --certified-radius 0.1 --tolerance 0.2", ["tolerance is 0.2", "0.1"]),
+        ("ticket --tolerance 0.2", ["tolerance is 0.2", "certified_radius"]),
+        ("ticket --plot curve.png", ["curve.png", "--certified-radius"]),
+        ("ticket --certified-radius 0.1 --plot curve.pdf", ["curve.pdf", ".png or .html"]),
     ],
 )
 def test_wrong_options_of_verify(ticket: Path, words: str, fragments: list[str]) -> None:

@@ -2,15 +2,22 @@
 
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
 
-from analysis.certificate_model import Certificate, RadiusResult
+from analysis.certificate_model import (
+    Certificate,
+    CertifiedRadius,
+    RadiusResult,
+    SecondOpinionRecord,
+)
 from analysis.front import Front
 from analysis.store import StudyRecord, Trial
 from search.display import (
+    certificate_report,
     certificate_table,
     duration,
     front_table,
@@ -130,6 +137,25 @@ def test_a_front_says_what_was_tried_and_how_it_was_measured() -> None:
     )
 
 
+def test_exact_verdicts_are_a_column_where_a_member_has_them() -> None:
+    front = make_front("natural_accuracy")
+    (best,) = front.members
+    exact = {"bound": "ibp+crown+exact", "split": "validation", "num_examples": "300",
+             "num_unknown": "2", "seconds": "7.5"}  # fmt: skip
+    tags = {f"goldenticket.exact_{name}": text for name, text in exact.items()}
+    other = replace(
+        best,
+        number=9,
+        metrics={**best.metrics, "exact_verified_accuracy": 0.85},
+        tags={**best.tags, **tags},
+    )
+    _, head, _, first, second, caption = printed(front_table(replace(front, members=(best, other))))
+    assert head == "trial natural verified exact density FLOPs method run"
+    assert first == "3 90.0% 80.0% - 5.00% 50k rigl 32345678"
+    assert second == "9 90.0% 80.0% 85.0% 5.00% 50k rigl 32345678"
+    assert caption.endswith("verified by ibp + crown · exact: by exact too, at most 2 of 300 open")
+
+
 def test_further_objectives_follow_the_usual_columns_of_a_front() -> None:
     head = printed(front_table(make_front("training_flops", "verified_accuracy_at_0.1")))[1]
     assert head == (
@@ -137,7 +163,7 @@ def test_further_objectives_follow_the_usual_columns_of_a_front() -> None:
     )
 
 
-def test_a_certificate_has_a_row_per_radius() -> None:
+def make_certificate(**changes: Any) -> Certificate:
     def result(radius: float, seconds: float) -> RadiusResult:
         return RadiusResult(
             radius=radius,
@@ -171,12 +197,48 @@ def test_a_certificate_has_a_row_per_radius() -> None:
         versions={},
         results=(result(0.05, 0.31), result(0.1, 62)),
     )
+    return certificate.model_copy(update=changes)
+
+
+def test_a_certificate_has_a_row_per_radius() -> None:
+    certificate = make_certificate()
     title, head, _, first, second, caption = printed(certificate_table(certificate))
     assert title == "Certificate: npz, test split, 8 examples"
     assert head == "radius (l∞) natural verified 95 % interval not falsified open time"
     assert first == "0.05 75.0% 50.0% 25.0% to 75.0% 62.5% 1 0.3 s"
     assert second == "0.1 75.0% 50.0% 25.0% to 75.0% 62.5% 1 1:02 min"
     assert caption == "verified by ibp + crown-ibp"
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        (None, "bounds as auto_LiRPA's on 4 examples"),
+        ("UnsupportedLayer", "bounds not compared with auto_LiRPA"),
+    ],
+)
+def test_a_certificate_says_within_which_limits_and_who_agrees(
+    reason: str | None, words: str
+) -> None:
+    opinion = SecondOpinionRecord(radius=0.1, num_examples=4, largest_difference=0.0, reason=reason)
+    certificate = make_certificate(timeout_s=60.0, budget_s=600.0, second_opinion=opinion)
+    caption = printed(certificate_table(certificate))[-1]
+    assert caption == (f"verified by ibp + crown-ibp · 60 s per example · 600 s in all · {words}")
+
+
+def test_certified_radii_follow_the_certificate() -> None:
+    radii = CertifiedRadius(
+        largest=0.1, tolerance=0.05, bound="ibp", mean=0.02516, verified=(), falsified=(),
+        curve=((0.0, 0.75, 0.75), (0.025, 0.6, 0.7), (0.05, 0.5, 0.625)), seconds=3.2,
+    )  # fmt: skip
+    lines = printed(certificate_report(make_certificate(certified_radius=radii)))
+    place = lines.index("Certified radius: 0.02516 on average")
+    assert lines[place + 1] == "radius (l∞) verified not falsified"
+    assert lines[place + 3 : place + 5] == ["0 75.0% 75.0%", "0.05 50.0% 62.5%"]
+    assert lines[-1] == ("at most 0.1, to within 0.05; misclassified examples count as 0 · 3.2 s")
+    assert printed(certificate_report(make_certificate())) == printed(
+        certificate_table(make_certificate())
+    )
 
 
 SPACE: dict[str, Any] = {

@@ -11,7 +11,7 @@ from rich.console import Console
 from toy_trials import toy_study
 
 from search.progress import Progress
-from search.records import SearchRun, TrialRecord
+from search.records import ExactVerdicts, SearchRun, TrialRecord
 
 FIGURES = {"natural_accuracy": 0.9, "verified_accuracy": 0.8, "inference_flops": 1234.0}
 ERROR = "ValueError: x[red] of [/bold] is nan :bug:"
@@ -202,3 +202,24 @@ def test_the_time_to_go_is_told_from_the_third_trial_on(
     assert "1:30 min elapsed, about 20 s to go" in view.lines[-1]
     show.on_trial_end(a_trial(run, 3, "stopped"))
     assert "to go" not in view.lines[-1]
+
+
+def test_exact_verdicts_have_a_line_for_each_member(run: SearchRun) -> None:
+    view = View(terminal=False, width=200)
+    show = view.progress
+    members = [a_trial(run, number, "completed", metrics=FIGURES) for number in (3, 5)]
+    found = ExactVerdicts(0.85, 0.9, "ibp+exact", "validation", 20, 1, 2.51)
+    show.on_certify_start({0: found}, members, 90.0)
+    show.on_certified(members[0], found)
+    show.on_certified(members[1], "the ticket is [bold]gone")
+    assert view.lines == [
+        "exact verdicts on 2 members of the front, 1 done before, at most 1:30 min in all",
+        "[1/2] trial 3 (rigl): verified 80.0%, exact 85.0%, 1 of 20 open, 2.5 s",
+        "[2/2] trial 5 (rigl): no exact verdicts: the ticket is [bold]gone",
+    ]
+
+
+def test_nothing_is_said_when_every_member_is_certified(run: SearchRun) -> None:
+    view = View(terminal=False)
+    view.progress.on_certify_start({}, [], 60.0)
+    assert view.lines == []

@@ -231,6 +231,19 @@ def test_one_problem_is_one_line(changes, line):
     assert problems(**changes) == [line]
 
 
+@pytest.mark.parametrize("name", ["exact_verified_accuracy", "exact_falsified_accuracy_bound"])
+def test_what_only_members_of_the_front_have_cannot_steer_the_search(name):
+    instead = name.removeprefix("exact_")
+    said = (
+        f"{name} is found once the search has ended, for members of the front: use {instead} here, "
+        "and choose by `goldenticket front tiny --where`"
+    )
+    lines = problems(
+        name="tiny", objectives=["natural_accuracy", name], constraints=[f"{name} >= 0.8"]
+    )
+    assert lines == [f"objectives.1: {said}", f"constraints.0: {said}"]
+
+
 def test_holes_in_the_augmentation_of_the_data_are_allowed():
     data = {"name": "digits", "augment": {"shift": {"low": 0, "high": 2}}}
     space = StudyConfig.from_dict(MINIMAL | {"data": data}).search_space()
