@@ -220,3 +220,14 @@ def test_more_workers_find_the_same():
     one, two = (verify(model, x, y_B, 0.2, workers=n, **options) for n in (1, 2))
     assert one.verdicts == two.verdicts
     assert {"verified", "falsified"} == set(one.verdicts)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_gpu_finds_the_same(name):
+    model, x = family(name, 1, num_examples=8)
+    y_B = model(x).argmax(1)
+    on_cpu = verify(model, x, y_B, 0.05)
+    on_gpu = verify(model.cuda(), x.cuda(), y_B.cuda(), 0.05)
+    assert on_gpu.verdicts == on_cpu.verdicts
