@@ -90,7 +90,7 @@ class Front:
         steps = set(self.members[0].bound.split("+"))
         more = [name for name in str(found[0]["bound"]).split("+") if name not in steps]
         most = max(int(exact["num_unknown"]) for exact in found)
-        left = f"at most {most} of {found[0]['num_examples']} open"
+        left = f"{f'at most {most}' if most else 'none'} of {found[0]['num_examples']} open"
         return f"{own}  ·  exact: by {' + '.join(more) or 'the same'} too, {left}"
 
     def columns(self) -> list[str]:

@@ -41,6 +41,8 @@ VARIANTS = {
     "ibp": (IBP, DENSE, False),
     "ibp, ramp": (IBP, DENSE, True),
     "crown_ibp": (CROWN_IBP, DENSE, False),
+    "crown_ibp, ramp": (CROWN_IBP, DENSE, True),
+    "crown_ibp, unfused": ({**CROWN_IBP, "fusion": False}, DENSE, False),
     **{
         name: ({"name": name}, DENSE, False) for name in ("pgd", "sabr", "mtl_ibp", "taps", "staps")
     },

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from trainers.models.grafted import GraftedReLU
+
 
 class Normalized(nn.Module):
     """Normalisation by buffers, a residual block with batch normalisation, pooling, a head."""
@@ -51,6 +53,17 @@ def _cnn():
     )  # fmt: skip
 
 
+def _grafted():
+    """ReLUs of which some are lines, rising and falling."""
+    layers = [nn.Conv2d(1, 4, 3, 2, 1), GraftedReLU((4, 4, 4)), nn.Conv2d(4, 3, 3, 2, 1)]
+    model = nn.Sequential(*layers, GraftedReLU((3, 2, 2)), nn.Flatten(), nn.Linear(12, 4))
+    with torch.no_grad():
+        for relu in (model[1], model[3]):
+            relu.grafted.copy_(torch.rand(relu.grafted.shape) < 0.4)
+            relu.slope.uniform_(-1.0, 1.0), relu.bias.uniform_(-0.3, 0.3)
+    return model
+
+
 def _relu_last():
     return nn.Sequential(nn.Linear(5, 9), nn.ReLU(), nn.Linear(9, 4), nn.ReLU())
 
@@ -62,6 +75,7 @@ FAMILIES = {
     "residual": (Normalized, _IMAGE),
     "shortcut": (Shortcut, _IMAGE),
     "relu last": (_relu_last, (5,)),
+    "grafted": (_grafted, _IMAGE),
 }
 
 

@@ -238,3 +238,14 @@ print("done")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "done\n"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_gpu_finds_the_same(name):
+    model, x = family(name, 1, num_examples=8)
+    y_B = model(x).argmax(1)
+    on_cpu = verify(model, x, y_B, 0.05)
+    on_gpu = verify(model.cuda(), x.cuda(), y_B.cuda(), 0.05)
+    assert on_gpu.verdicts == on_cpu.verdicts

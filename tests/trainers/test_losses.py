@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from spaces.training import (
+    ComputeConfig,
     CrownIbpLossConfig,
     IbpLossConfig,
     MtlIbpLossConfig,
@@ -272,3 +273,13 @@ def test_a_few_steps_reduce_the_certified_loss(config):
 def test_a_network_without_bounds_is_refused(config):
     with pytest.raises(UnsupportedLayer, match="GELU at 1"):
         build_loss(config, nn.Sequential(nn.Linear(4, 4), nn.GELU()), torch.rand(2, 4))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_the_same_loss(config):
+    x, y_B = batch()
+    on_cpu = build_loss(config, network(), x)(x, y_B, 0.1, 0.5)
+    x, y_B = x.cuda(), y_B.cuda()
+    on_gpu = build_loss(config, network().cuda(), x, ComputeConfig(bf16=False))(x, y_B, 0.1, 0.5)
+    torch.testing.assert_close(on_gpu.total.cpu(), on_cpu.total, rtol=1e-3, atol=1e-3)
