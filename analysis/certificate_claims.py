@@ -175,7 +175,7 @@ def _read(path: Path) -> Certificate | None:
         document.pop("summary")
         version = document.get("schema_version")
         if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise ValueError(f"its schema_version is {version}, and this one reads up to 2")
+            raise ValueError(f"schema_version is {version}; known are those up to {SCHEMA_VERSION}")
         return Certificate.model_validate(document)
     except (OSError, ValueError, KeyError, AttributeError, ValidationError) as error:
         raise TicketError(

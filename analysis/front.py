@@ -84,6 +84,8 @@ class Front:
     def provenance(self) -> str:
         """How the figures of its members were obtained, for people."""
         own = self.members[0].provenance
+        if late := max(trial.num_timeouts for trial in self.members):
+            own += f", up to {late} left open for lack of time"
         found = [trial.exact for trial in self.members if trial.exact is not None]
         if not found:
             return own

@@ -71,6 +71,11 @@ class Trial:
         return None if recorded is None else int(recorded)
 
     @property
+    def num_timeouts(self) -> int:
+        """How many examples its verified accuracy left open for lack of time."""
+        return int(self.tags.get("goldenticket.num_timeouts", 0))
+
+    @property
     def provenance(self) -> str:
         """How its accuracies were obtained, for people."""
         examples = "an unknown number of" if self.num_examples is None else self.num_examples

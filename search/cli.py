@@ -8,9 +8,7 @@ job failed, 2 the input is wrong. Heavy libraries are imported by the verb that 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import random
 import shlex
 import sys
 import traceback
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
+from search.cli_space import StudyFile, space_app
 from search.cli_verify import TicketFolder, verify
 from search.display import stdout as _stdout
 from spaces import ConfigError, StudyConfig
@@ -36,13 +35,11 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-space_app = typer.Typer(help="Look at the search space of a study file.", no_args_is_help=True)
 app.add_typer(space_app, name="space")
 _LEAST_S = 600.0
 """Seconds that a search may take to certify its best ticket, or more if its trials took long."""
 RULES = "verified, natural, smallest or knee"
 
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
 StudyName = Annotated[
     str, typer.Argument(metavar="STUDY", help="A study's name in the tracking store, or its file.")
 ]
@@ -213,35 +210,6 @@ def graft(
         print(report.to_json())
     else:
         _stdout().print(graft_table(report))
-
-
-@space_app.command("show")
-def space_show(study_file: StudyFile) -> None:
-    """List what may be tried: each parameter, its values, and when it is asked for."""
-    from search.display import space_table  # noqa: PLC0415
-
-    study = StudyConfig.from_yaml(study_file)
-    _stdout().print(space_table(study.search_space(), f"Search space of {study.name}"))
-
-
-@space_app.command("sample")
-def space_sample(
-    study_file: StudyFile,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many trials.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
-) -> None:
-    """Print trial configurations drawn at random, one JSON document per line."""
-    space = StudyConfig.from_yaml(study_file).search_space()
-    rng = random.Random(seed)
-    for _ in range(count):
-        print(space.decode(space.sample(rng)).model_dump_json())
-
-
-@space_app.command("schema")
-def space_schema(study_file: StudyFile) -> None:
-    """Print the JSON Schema of study files, for editors; the file itself is checked first."""
-    StudyConfig.from_yaml(study_file)
-    print(json.dumps(StudyConfig.model_json_schema(), indent=2))
 
 
 def main() -> None:

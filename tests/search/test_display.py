@@ -156,6 +156,15 @@ def test_exact_verdicts_are_a_column_where_a_member_has_them() -> None:
     assert caption.endswith("verified by ibp + crown · exact: by exact too, at most 2 of 300 open")
 
 
+def test_a_front_says_when_time_ran_out() -> None:
+    front = make_front("natural_accuracy")
+    late = replace(
+        front.members[0], tags={**front.members[0].tags, "goldenticket.num_timeouts": "7"}
+    )
+    caption = printed(front_table(replace(front, members=(*front.members, late))))[-1]
+    assert caption.endswith("verified by ibp + crown, up to 7 left open for lack of time")
+
+
 def test_further_objectives_follow_the_usual_columns_of_a_front() -> None:
     head = printed(front_table(make_front("training_flops", "verified_accuracy_at_0.1")))[1]
     assert head == (
