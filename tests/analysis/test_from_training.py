@@ -48,7 +48,8 @@ def test_the_ticket_of_a_training_says_how_its_figures_were_obtained(trained: Pa
 @pytest.mark.slow
 def test_certifying_the_folder_confirms_the_trainings_figures(trained: Path) -> None:
     ticket = load_ticket(trained)
-    certificate = verify_ticket(trained, split="validation", examples=60)
+    methods = ticket.config.evaluation.methods
+    certificate = verify_ticket(trained, split="validation", examples=60, methods=methods)
     at_radius, further = certificate.results
     assert at_radius.natural_accuracy == ticket.metrics["natural_accuracy"]
     assert at_radius.verified_accuracy == ticket.metrics["verified_accuracy"]
