@@ -26,7 +26,7 @@ from analysis.ticket import load_ticket
 from spaces import TrialConfig
 from trainers import train
 from trainers.bounds import ball
-from trainers.bounds.backward import specification
+from trainers.bounds.crown import specification
 from trainers.bounds.lirpa import load_auto_lirpa, quiet
 from trainers.bounds.lirpa_adaptations import subscriptable_nodes
 from trainers.data import load_data

@@ -12,7 +12,7 @@ from torch import nn
 from spaces.training import EvaluationConfig
 from trainers import cost
 from trainers.bounds import IntervalPass, ball
-from trainers.bounds.backward import crown_values
+from trainers.bounds.crown import crown_values
 from trainers.compaction import effective_counts
 from trainers.data import Split
 from trainers.errors import UnsupportedLayer

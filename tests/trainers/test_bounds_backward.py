@@ -9,12 +9,8 @@ from networks import FAMILIES, family
 from torch import nn
 
 from trainers.bounds import IntervalPass, ball
-from trainers.bounds.backward import (
-    BackwardBounds,
-    backward_margins,
-    crown_values,
-    optimized_margins,
-)
+from trainers.bounds.backward import BackwardBounds
+from trainers.bounds.crown import backward_margins, crown_values, optimized_margins
 from trainers.bounds.lirpa import LirpaBounds
 
 

@@ -17,7 +17,7 @@ from scipy.optimize import linprog
 from torch import nn
 
 from trainers.bounds import IntervalPass, ball
-from trainers.bounds.backward import crown_values
+from trainers.bounds.crown import crown_values
 from trainers.verify import exact, verify
 from trainers.verify.encode import Encoder
 from trainers.verify.relu_program import ReluProgram, least_margin

@@ -8,7 +8,7 @@ from networks import FAMILIES, family
 
 from trainers.attack import pgd
 from trainers.bounds import IntervalPass, ball
-from trainers.bounds.backward import backward_margins, crown_values, optimized_margins
+from trainers.bounds.crown import backward_margins, crown_values, optimized_margins
 from trainers.verify import verify
 
 NUM_POINTS = 20_000

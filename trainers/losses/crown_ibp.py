@@ -8,7 +8,8 @@ from torch import Tensor
 
 from spaces.training import CrownIbpLossConfig
 from trainers.bounds import IntervalPass, IntervalResult
-from trainers.bounds.backward import BackwardBounds, backward_margins
+from trainers.bounds.backward import BackwardBounds
+from trainers.bounds.crown import backward_margins
 from trainers.losses.base import mix
 from trainers.losses.ibp import IbpLoss
 from trainers.models.modes import evaluating

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.attack import pgd
-from trainers.bounds.backward import backward_margins, crown_values, optimized_margins
+from trainers.bounds.crown import backward_margins, crown_values, optimized_margins
 from trainers.bounds.interval import Activation
 from trainers.errors import VerificationError
 from trainers.verify.checks import check_examples, check_limits, check_radius, check_settings

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.bounds import IntervalPass, ball
-from trainers.bounds.backward import backward_margins
+from trainers.bounds.crown import backward_margins
 from trainers.bounds.lirpa import LirpaBounds
 from trainers.errors import VerificationError
 from trainers.verify.checks import check_examples, check_logits, check_radius
