@@ -11,7 +11,7 @@ from trainers.bounds import IntervalPass, ball
 from trainers.bounds.crown import backward_margins, crown_values, optimized_margins
 from trainers.verify import verify
 
-NUM_POINTS = 20_000
+NUM_POINTS = 30_000
 
 
 def points_in(x, lower, upper, model, y_B, radius):
