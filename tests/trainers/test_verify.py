@@ -83,6 +83,10 @@ def test_dearer_bounds_are_asked_only_for_what_is_open():
     assert {"ibp", "pgd", "crown-ibp", "exact"} <= set(result.method)
     assert set(result.num_open_relus) == {i for i, m in enumerate(result.method) if m == "exact"}
     assert "unknown" not in result.verdicts
+    assert len(result.example_seconds) == 60 and min(result.example_seconds) > 0.0
+    assert sum(result.example_seconds) == pytest.approx(
+        sum(s.seconds for s in result.steps), rel=0.2
+    )
     only_ibp = verify(model, x, model(x).argmax(1), 0.03, methods=("ibp",), attack_steps=0)
     assert [step.name for step in only_ibp.steps] == ["natural", "ibp"]
     assert only_ibp.verified_accuracy < result.verified_accuracy

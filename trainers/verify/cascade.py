@@ -126,6 +126,7 @@ class Cascade:
             seconds=time.perf_counter() - self.started,
             steps=tuple(examples.records.values()),
             precision=str(examples.dtype).removeprefix("torch."),
+            example_seconds=tuple(examples.spent_B.tolist()),
             num_open_relus=self.num_open_relus,
             tolerances={
                 "rounding": ROUNDING,
@@ -209,25 +210,28 @@ class Cascade:
                 )
                 decided = examples.prove(i, found, method)
             else:
-                decided = self._exactly(i, values)
+                self._exactly(i, values, started)
+                return
             examples.record(method, i, int(decided.sum()), started)
             started = time.perf_counter()
 
-    def _exactly(self, i: Tensor, values: list[Activation]) -> Tensor:
+    def _exactly(self, i: Tensor, values: list[Activation], started: float) -> None:
         """By programs, several at a time; HiGHS leaves Python's lock alone while it works."""
         examples = self.examples
+        examples.spent_B[i.cpu()] += (time.perf_counter() - started) / len(i)
         with ThreadPoolExecutor(self.workers) as pool:
             numbers = range(len(i))
             outcomes = list(pool.map(lambda n: self._decide(n, int(i[n]), values), numbers))
         for name, verdict in (("verified", "verified"), ("timeout", "unknown")):
             chosen = torch.tensor([outcome == name for outcome in outcomes], device=i.device)
             examples.decide(i, chosen, verdict, "exact" if verdict == "verified" else "timeout")  # type: ignore[arg-type]
-        return ~examples.is_open[i]
+        num_decided = sum(outcome in ("verified", "falsified") for outcome in outcomes)
+        examples.count("exact", len(i), num_decided, time.perf_counter() - started)
 
     def _decide(self, n: int, j: int, values: list[Activation]) -> Outcome:
         """Example `j`, the `n`th of those that `values` are of."""
-        examples, deadline = self.examples, self._deadline(j)
-        if time.perf_counter() >= deadline:
+        examples, deadline, started = self.examples, self._deadline(j), time.perf_counter()
+        if started >= deadline:
             return "timeout"
         y, slack = int(examples.y_B[j]), float(examples.slack_B[j])
         at_most = slack + SOLVER_MARGIN * float(examples.scale_B[j])
@@ -239,7 +243,9 @@ class Cascade:
         def replay(point: Array) -> bool:
             return examples.refute(j, torch.from_numpy(point))
 
-        return decide(program, classes, at_most, deadline, replay)
+        outcome = decide(program, classes, at_most, deadline, replay)
+        examples.spent_B[j] += time.perf_counter() - started
+        return outcome
 
     def _close_batch_size(self) -> int:
         """As many examples as CROWN bounds in a few seconds, so that limits of time are kept."""

@@ -148,16 +148,19 @@ def _at(
         return replace(
             template, verdicts=tuple(verdicts), method=tuple(method), radius=radius, seconds=0.0,
             counterexamples=counterexamples, steps=(), num_open_relus={},
+            example_seconds=(0.0,) * len(y_B),
         )  # fmt: skip
     found = verify(model, x_BCHW[open_], y_B[open_], radius, **options)
+    seconds = [0.0] * len(y_B)
     for n, i in enumerate(open_):
         verdicts[i], method[i] = found.verdicts[n], found.method[n]
+        seconds[i] = found.example_seconds[n]
         if n in found.counterexamples:
             counterexamples[i] = found.counterexamples[n]
     num_open = {open_[n]: count for n, count in found.num_open_relus.items()}
     return replace(
         found, verdicts=tuple(verdicts), method=tuple(method), counterexamples=counterexamples,
-        num_open_relus=num_open,
+        num_open_relus=num_open, example_seconds=tuple(seconds),
     )  # fmt: skip
 
 

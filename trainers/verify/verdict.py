@@ -30,6 +30,7 @@ class VerificationResult:
     ball, clipped to the data range, changes the class), "falsified" (counterexamples[i] does) or
     "unknown". method[i] is the step that decided: "natural", "pgd", a bound's name or "exact";
     "undecided" or "timeout" for unknown ones. `precision` is the floating-point type of the bounds.
+    example_seconds: what each took, its share of batches included.
     num_open_relus has, for examples that came to the exact step, the ReLUs that CROWN left on
     either side of zero. tolerances: shares of the largest logit that a margin must exceed,
     "rounding" for bounds and "solver_margin" more for programs, and by how much the solver may miss
@@ -43,6 +44,7 @@ class VerificationResult:
     seconds: float
     steps: tuple[StepRecord, ...]
     precision: str
+    example_seconds: tuple[float, ...] = ()
     num_open_relus: Mapping[int, int] = field(default_factory=dict)
     tolerances: Mapping[str, float] = field(default_factory=dict)
 
