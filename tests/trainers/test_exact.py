@@ -1,5 +1,6 @@
 """Exact verdicts: the program is the network, and its verdicts are those of brute force."""
 
+import copy
 import itertools
 import math
 import subprocess
@@ -16,11 +17,13 @@ from scipy import sparse as sp
 from scipy.optimize import linprog
 from torch import nn
 
+from trainers.attack import pgd
 from trainers.bounds import IntervalPass, ball
 from trainers.bounds.crown import crown_values
-from trainers.verify import exact, verify
+from trainers.errors import VerificationError
+from trainers.verify import cascade, exact, verify
 from trainers.verify.encode import Encoder
-from trainers.verify.relu_program import ReluProgram, least_margin
+from trainers.verify.relu_program import ReluProgram, least_margin, reach_of_tolerances
 
 
 def tiny(seed, widths=(4, 3)):
@@ -197,21 +200,91 @@ def test_a_point_that_does_not_replay_falsifies_nothing():
         asked.append(point)
         return False
 
-    outcome = exact.decide(one_open_relu(-0.1), [1], 1e-4, time.perf_counter() + 10, never)
+    outcome = exact.decide(one_open_relu(-0.1), [1], 1e-4, 1.0, time.perf_counter() + 10, never)
     assert (outcome, len(asked)) == ("open", 2)
 
 
 def test_without_time_there_is_no_verdict():
-    outcome = exact.decide(one_open_relu(0.1), [1], 1e-4, time.perf_counter() - 1, lambda p: True)
+    late = time.perf_counter() - 1
+    outcome = exact.decide(one_open_relu(0.1), [1], 1e-4, 1.0, late, lambda p: True)
     assert outcome == "timeout"
 
 
 def test_a_margin_within_the_solvers_reach_of_zero_is_not_verified():
-    # The least margin is 1e-6: more than bounds must prove, less than programs must.
-    outcome = exact.decide(
-        one_open_relu(1e-6), [1], 1e-5, time.perf_counter() + 10, lambda p: False
-    )
+    # The least margin is 5e-6: more than bounds must prove, less than programs must.
+    deadline = time.perf_counter() + 10
+    outcome = exact.decide(one_open_relu(5e-6), [1], 1e-6, 1.0, deadline, lambda p: False)
     assert outcome == "open"
+    outcome = exact.decide(one_open_relu(5e-5), [1], 1e-6, 1.0, deadline, lambda p: False)
+    assert outcome == "verified"
+
+
+def test_what_tolerances_can_hide_by_hand():
+    # a2 = relu(z2), z2 = a1 - 0.5 with a1 = relu(x - 0.5) up to 1, margin 4 a2, over a unit of 2.
+    program = ReluProgram(
+        input_lower=np.zeros(1),
+        input_upper=np.full(1, 1.5),
+        rows=sp.csr_array(np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])),
+        constants=np.array([-0.5, -0.5]),
+        below=np.array([-0.5, -0.5]),
+        above=np.array([1.0, 0.5]),
+        margin_rows=np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 4.0]]),
+        margin_constants=np.zeros(2),
+    )
+    # z1 is off by 1e-7 of 1, z2 by 1e-7 of 0.5 and by that of z1, which is twice as much of 0.5.
+    reach = reach_of_tolerances(program, 1, 2.0)
+    assert reach == pytest.approx(1e-7 + (4 * 0.5 / 2) * (1e-7 + 2e-7))
+
+
+@pytest.mark.parametrize("seed", [7, 22, 42])
+def test_verdicts_do_not_depend_on_the_units_of_weights_and_logits(seed):
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 3)
+    )
+    for layer in model[::2]:
+        layer.weight.data *= 3.0
+    x = torch.rand(6, 6)
+    y_B, radius_B = model(x).argmax(1), torch.rand(6).double() * 0.3
+    options = {"methods": ("exact",), "attack_steps": 0}
+    expected = verify(model, x, y_B, radius_B, **options).verdicts
+    assert {"verified", "falsified"} <= set(expected)
+    for exponent in (-30, -20, 20, 28):
+        factor = 2.0**exponent
+        hidden, logits = copy.deepcopy(model), copy.deepcopy(model)
+        hidden[0].weight.data *= factor
+        hidden[0].bias.data *= factor
+        hidden[2].weight.data /= factor
+        assert torch.equal(hidden(x), model(x))
+        assert verify(hidden, x, y_B, radius_B, **options).verdicts == expected
+        logits[4].weight.data *= factor
+        logits[4].bias.data *= factor
+        assert verify(logits, x, y_B, radius_B, **options).verdicts == expected
+
+
+def test_a_proof_that_an_input_in_the_ball_contradicts_is_an_error(monkeypatch):
+    monkeypatch.setattr(cascade, "decide", lambda *rest: "verified")
+    model, x = tiny(1), torch.rand(8, 2, dtype=torch.float64)
+    y_B = model(x).argmax(1)
+
+    def nearly(self, i, *rest):
+        """An attack that finds the worst input, and does not say so."""
+        points = pgd(model, x[i], y_B[i], 0.5, steps=20, restarts=5, generator=torch.Generator())
+        self.examples.hardest[i] = points[0]
+        return torch.zeros(len(i), dtype=torch.bool)
+
+    monkeypatch.setattr(cascade.Cascade, "_attack", nearly)
+    with pytest.raises(VerificationError, match="exact bounds exceed a margin"):
+        verify(model, x, y_B, 0.5, methods=("exact",))
+
+
+def test_timeouts_are_not_among_the_decided(monkeypatch):
+    monkeypatch.setattr(cascade, "decide", lambda *rest: "timeout")
+    model, x = tiny(1), torch.rand(8, 2, dtype=torch.float64)
+    result = verify(model, x, model(x).argmax(1), 0.3, methods=("exact",), attack_steps=0)
+    step = next(step for step in result.steps if step.name == "exact")
+    assert (step.num_examples, step.num_decided) == (8, 0)
+    assert set(result.method) == {"timeout"}
 
 
 def test_more_workers_find_the_same():

@@ -194,11 +194,11 @@ def test_when_time_is_up_the_rest_is_unknown(limit):
 
 
 def test_an_example_that_uses_up_its_own_time_leaves_the_others_theirs(monkeypatch):
-    def slow_for_the_third(program, classes, at_most, deadline, replay):
+    def slow_for_the_third(program, classes, slack, unit, deadline, replay):
         if np.isclose(program.input_lower[0], float(x[2, 0]) - 0.08):
             assert deadline - time.perf_counter() < 5.0
             return "timeout"
-        return exact.decide(program, classes, at_most, deadline, replay)
+        return exact.decide(program, classes, slack, unit, deadline, replay)
 
     monkeypatch.setattr(cascade, "decide", slow_for_the_third)
     x = torch.rand(20, 2, generator=torch.Generator().manual_seed(0)).clamp(0.1, 0.9)

@@ -222,9 +222,12 @@ class Cascade:
         with ThreadPoolExecutor(self.workers) as pool:
             numbers = range(len(i))
             outcomes = list(pool.map(lambda n: self._decide(n, int(i[n]), values), numbers))
-        for name, verdict in (("verified", "verified"), ("timeout", "unknown")):
-            chosen = torch.tensor([outcome == name for outcome in outcomes], device=i.device)
-            examples.decide(i, chosen, verdict, "exact" if verdict == "verified" else "timeout")  # type: ignore[arg-type]
+        late = torch.tensor([outcome == "timeout" for outcome in outcomes], device=i.device)
+        examples.decide(i, late, "unknown", "timeout")
+        proven = i[torch.tensor([outcome == "verified" for outcome in outcomes], device=i.device)]
+        # Like bounds, proofs must not contradict the worst input that is known.
+        least_BK = examples.margins_BK[proven].clamp(min=2.0 * examples.slack_B[proven][:, None])
+        examples.prove(proven, least_BK, "exact")
         num_decided = sum(outcome in ("verified", "falsified") for outcome in outcomes)
         examples.count("exact", len(i), num_decided, time.perf_counter() - started)
 
@@ -233,8 +236,10 @@ class Cascade:
         examples, deadline, started = self.examples, self._deadline(j), time.perf_counter()
         if started >= deadline:
             return "timeout"
-        y, slack = int(examples.y_B[j]), float(examples.slack_B[j])
-        at_most = slack + SOLVER_MARGIN * float(examples.scale_B[j])
+        y, slack, unit = (
+            int(examples.y_B[j]),
+            *(float(t[j]) for t in (examples.slack_B, examples.scale_B)),
+        )
         margins_K = examples.margins_BK[j]
         classes = [k for k in margins_K.argsort().tolist() if k != y and margins_K[k] <= slack]
         program = self.encoder.encode(values, n, y)
@@ -243,7 +248,7 @@ class Cascade:
         def replay(point: Array) -> bool:
             return examples.refute(j, torch.from_numpy(point))
 
-        outcome = decide(program, classes, at_most, deadline, replay)
+        outcome = decide(program, classes, slack, unit, deadline, replay)
         examples.spent_B[j] += time.perf_counter() - started
         return outcome
 

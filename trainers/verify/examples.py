@@ -41,7 +41,7 @@ class Examples:
         self.counterexamples: dict[int, Tensor] = {}
         self.is_open = torch.ones(len(x), dtype=torch.bool, device=x.device)
         self.slack_B = torch.full((len(x),), math.inf, dtype=self.dtype, device=x.device)
-        self.scale_B = self.slack_B.clone()  # the largest logit, at least 1
+        self.scale_B = self.slack_B.clone()  # the largest logit
         self.margins_BK = torch.empty(0)  # the best lower bounds so far, once K is known
         self.hardest = self.x.clone()  # per example, the worst input seen so far
         self.spent_B = torch.zeros(len(x), dtype=torch.float64)  # seconds, with its share of passes
@@ -62,7 +62,7 @@ class Examples:
         check_logits(logits_BK, self.y_B[i])
         precise_BK = self.precise(self.x[i].to(self.dtype))
         rounding_B = (logits_BK.to(self.dtype) - precise_BK).abs().amax(1)
-        self.scale_B[i] = precise_BK.abs().amax(1).clamp(min=1.0)
+        self.scale_B[i] = precise_BK.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny)
         self.slack_B[i] = 4 * rounding_B + ROUNDING * self.scale_B[i]
         if not self.margins_BK.numel():
             shape = len(self.x), logits_BK.shape[1]
