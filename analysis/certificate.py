@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from analysis.certificate_model import (
     wilson,
 )
 from analysis.certificate_text import to_markdown
-from analysis.errors import TicketError
+from analysis.errors import CertificateKept, TicketError
 from analysis.files import write_whole
 from analysis.judge import Judge, Limits, check_methods
 from analysis.manifest import MANIFEST, ONNX, OnnxCheck, read_manifest, sha256
@@ -60,7 +61,8 @@ def verify_ticket(
     a radius, and all of them after `budget_s` seconds of the whole call: they are unknown.
     `workers` programs are solved at a time (None: one for each CPU). `certified_radius` finds, for
     each example, up to which radius it is verified, at most this one, to within `tolerance` (a
-    64th of it when None).
+    64th of it when None). An earlier certificate that says more of these data is kept, with a
+    warning.
 
     TicketError when anything differs from what the ticket, or an earlier certificate of it, says:
     it names the file and both values. VerificationError for limits or methods that make no sense,
@@ -79,8 +81,15 @@ def verify_ticket(
     judge = Judge(ticket, folder, limits)
     _check_cost(ticket, folder)
     certificate, counterexamples = _certify(judge, question)
-    check_earlier(certificate, folder)
-    _write(folder, certificate, counterexamples, ticket)
+    if check_earlier(certificate, folder):
+        warnings.warn(
+            f"{folder / CERTIFICATE} was kept: it says as much of every example as this "
+            "verification does, and more of some. Delete it to write a lesser one",
+            CertificateKept,
+            stacklevel=2,
+        )
+    else:
+        _write(folder, certificate, counterexamples, ticket)
     return certificate
 
 

@@ -58,17 +58,18 @@ def check_own_figures(judge: Judge) -> OwnFigures:
     )
 
 
-def check_earlier(certificate: Certificate, folder: Path) -> None:
+def check_earlier(certificate: Certificate, folder: Path) -> bool:
     """Compare with the certificate in the folder, when it is of this ticket and these data.
 
     Figures must agree where the question is the same; an example that one of the two proves robust
-    must not have a counterexample in the other, whatever was asked. TicketError otherwise.
+    must not have a counterexample in the other, whatever was asked. TicketError otherwise. Returns
+    whether the earlier one says at least as much of every example, and more of some.
     """
     path = folder / CERTIFICATE
     _check_verdicts(certificate, certificate, "this verification")
     earlier = _read(path)
     if earlier is None or _subject(earlier) != _subject(certificate):
-        return
+        return False
     if _question(earlier) == _question(certificate):
         about = f"{certificate.num_examples} {certificate.split} examples by {certificate.bound}"
         before = {result.radius: result for result in earlier.results}
@@ -77,6 +78,18 @@ def check_earlier(certificate: Certificate, folder: Path) -> None:
                 claimed = _Figures.of(before[found.radius])
                 _compare(found, path, claimed, certificate.num_examples, about)
     _check_verdicts(earlier, certificate, str(path))
+    return _says_more(earlier, certificate)
+
+
+def _says_more(earlier: Certificate, certificate: Certificate) -> bool:
+    before, now = _known(earlier), _known(certificate)
+    now += [_Known()] * (len(before) - len(now))
+    if len(now) > len(before):
+        return False
+    pairs = list(zip(before, now, strict=True))
+    as_much = all(b.verified >= n.verified and b.falsified <= n.falsified for b, n in pairs)
+    more = any(b.verified > n.verified or b.falsified < n.falsified for b, n in pairs)
+    return as_much and more
 
 
 def _subject(certificate: Certificate) -> tuple[str, ...]:

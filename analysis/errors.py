@@ -7,3 +7,7 @@ class FrontError(ValueError):
 
 class TicketError(ValueError):
     """A ticket folder cannot be written, or is not what it claims to be."""
+
+
+class CertificateKept(UserWarning):
+    """An earlier certificate says more than the new one, which was not written."""

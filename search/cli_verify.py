@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -62,22 +63,28 @@ def verify(
     if plot is not None and certified_radius is None:
         raise ConfigError(f"--plot {plot} draws the certified radius: give --certified-radius too")
     from analysis import plot_curve, verify_ticket  # noqa: PLC0415
+    from analysis.errors import CertificateKept  # noqa: PLC0415
     from analysis.plot_style import check_suffix  # noqa: PLC0415
 
     if plot is not None:
         check_suffix(plot)
-    certificate = verify_ticket(
-        ticket,
-        radii=radius,
-        examples=examples,
-        split=split,
-        methods=None if methods is None else [name.strip() for name in methods.split(",")],
-        timeout_s=timeout,
-        budget_s=budget,
-        workers=workers,
-        certified_radius=certified_radius,
-        tolerance=tolerance,
-    )
+    with warnings.catch_warnings(record=True) as remarks:
+        warnings.simplefilter("always", UserWarning)
+        certificate = verify_ticket(
+            ticket,
+            radii=radius,
+            examples=examples,
+            split=split,
+            methods=None if methods is None else [name.strip() for name in methods.split(",")],
+            timeout_s=timeout,
+            budget_s=budget,
+            workers=workers,
+            certified_radius=certified_radius,
+            tolerance=tolerance,
+        )
+    for remark in remarks:
+        if issubclass(remark.category, CertificateKept):
+            print(f"note: {remark.message}", file=sys.stderr)
     if plot is not None:
         print(f"drawn: {plot_curve(certificate, plot)}", file=sys.stderr)
     if format == "json":

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 
 from analysis.certificate import Certificate, verify_ticket, wilson
-from analysis.errors import TicketError
+from analysis.errors import CertificateKept, TicketError
 from analysis.manifest import ONNX, Provenance, read_manifest, sha256, write_manifest
 from analysis.onnx_model import write_onnx
 from analysis.ticket import Ticket, load_ticket, save_ticket
@@ -85,8 +85,18 @@ def test_every_falsified_example_has_a_counterexample_that_can_be_replayed(folde
 
 def test_an_older_counterexample_does_not_outlive_its_certificate(folder: Path) -> None:
     verify_ticket(folder, radii=[0.3], examples=40)
-    verify_ticket(folder, radii=[1e-6], examples=10)
+    verify_ticket(folder, radii=[1e-6], examples=60)
     assert not (folder / "counterexamples.safetensors").exists()
+
+
+def test_a_lesser_certificate_does_not_replace_a_better_one(folder: Path) -> None:
+    verify_ticket(folder, radii=[0.3], examples=40)
+    names = ("certificate.json", "certificate.md", "counterexamples.safetensors")
+    before = [(folder / name).read_bytes() for name in names]
+    for lesser in ({"examples": 40, "timeout_s": 0.0}, {"examples": 5}):
+        with pytest.warns(CertificateKept, match="was kept: it says as much of every example"):
+            verify_ticket(folder, radii=[0.3], **lesser)
+        assert [(folder / name).read_bytes() for name in names] == before
 
 
 @pytest.mark.slow

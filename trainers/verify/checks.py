@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import numbers
 from collections.abc import Collection, Mapping
 
 import torch
@@ -14,6 +15,8 @@ from trainers.errors import VerificationError
 
 def check_radius(radius: float | Tensor, num_examples: int) -> Tensor:
     """The radius of each example, (B,) in float64; raises VerificationError."""
+    if isinstance(radius, Tensor) and radius.ndim == 0:
+        radius = float(radius)
     if isinstance(radius, Tensor):
         if radius.shape != (num_examples,) or not (radius.isfinite() & (radius >= 0)).all():
             raise VerificationError(
@@ -22,7 +25,7 @@ def check_radius(radius: float | Tensor, num_examples: int) -> Tensor:
                 f"for each of the {num_examples} examples"
             )
         return radius.detach().double()
-    if not (isinstance(radius, int | float) and math.isfinite(radius) and radius >= 0):
+    if not (_is_number(radius) and math.isfinite(radius) and radius >= 0):
         raise VerificationError(f"radius is {radius!r}: it must be a finite number >= 0")
     return torch.full((num_examples,), float(radius), dtype=torch.float64)
 
@@ -32,7 +35,9 @@ def check_settings(
 ) -> None:
     """Methods and data range; raises VerificationError."""
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise VerificationError(f"the data range is [{low}, {high}]: low must be less than high")
+        raise VerificationError(
+            f"the data range is [{low}, {high}]: both must be finite, and low less than high"
+        )
     if isinstance(methods, str):
         raise VerificationError(f"methods is the text {methods!r}: give a tuple, ({methods!r},)")
     unavailable = [name for name in methods if name not in available]
@@ -48,11 +53,11 @@ def check_limits(
 ) -> None:
     """Times are >= 0 or None, counts at least their least value; raises VerificationError."""
     for name, value in seconds.items():
-        if value is not None and not value >= 0:
-            raise VerificationError(f"{name} is {value}: give seconds >= 0, or None")
+        if value is not None and not (_is_number(value) and value >= 0):
+            raise VerificationError(f"{name} is {value!r}: give seconds >= 0, or None")
     for name, (count, least) in itertools.chain(*(given.items() for given in counts)):
-        if count < least:
-            raise VerificationError(f"{name} is {count}: it must be at least {least}")
+        if not isinstance(count, int) or isinstance(count, bool) or count < least:
+            raise VerificationError(f"{name} is {count!r}: it must be a whole number >= {least}")
 
 
 def check_examples(model: nn.Module, x: Tensor, y_B: Tensor, low: float, high: float) -> None:
@@ -102,3 +107,7 @@ def check_logits(logits_BK: Tensor, y_B: Tensor) -> None:
             f"label {int(y_B[wrong][0])} is out of range: the network has {num_classes} classes, "
             f"0 to {num_classes - 1}"
         )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
