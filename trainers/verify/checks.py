@@ -56,8 +56,10 @@ def check_limits(
         if value is not None and not (_is_number(value) and value >= 0):
             raise VerificationError(f"{name} is {value!r}: give seconds >= 0, or None")
     for name, (count, least) in itertools.chain(*(given.items() for given in counts)):
-        if not isinstance(count, int) or isinstance(count, bool) or count < least:
-            raise VerificationError(f"{name} is {count!r}: it must be a whole number >= {least}")
+        if not isinstance(count, int) or isinstance(count, bool):
+            raise VerificationError(f"{name} is {count!r}: it must be a whole number")
+        if count < least:
+            raise VerificationError(f"{name} is {count}: it must be at least {least}")
 
 
 def check_examples(model: nn.Module, x: Tensor, y_B: Tensor, low: float, high: float) -> None:
