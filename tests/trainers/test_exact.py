@@ -278,6 +278,23 @@ def test_a_proof_that_an_input_in_the_ball_contradicts_is_an_error(monkeypatch):
         verify(model, x, y_B, 0.5, methods=("exact",))
 
 
+class Viewing(nn.Module):
+    """Flattens in a way that fails on a batch without examples."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = tiny(1)
+
+    def forward(self, x):
+        return self.layers(x.view(x.size(0), -1))
+
+
+def test_where_nothing_is_proved_nothing_is_run_on_no_examples():
+    model, x = Viewing(), torch.rand(6, 2, 1, 1, dtype=torch.float64)
+    result = verify(model, x, model(x).argmax(1), 1.0, methods=("exact",), attack_steps=0)
+    assert set(result.verdicts) == {"falsified"}
+
+
 def test_timeouts_are_not_among_the_decided(monkeypatch):
     monkeypatch.setattr(cascade, "decide", lambda *rest: "timeout")
     model, x = tiny(1), torch.rand(8, 2, dtype=torch.float64)

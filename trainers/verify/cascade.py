@@ -225,9 +225,10 @@ class Cascade:
         late = torch.tensor([outcome == "timeout" for outcome in outcomes], device=i.device)
         examples.decide(i, late, "unknown", "timeout")
         proven = i[torch.tensor([outcome == "verified" for outcome in outcomes], device=i.device)]
-        # Like bounds, proofs must not contradict the worst input that is known.
-        least_BK = examples.margins_BK[proven].clamp(min=2.0 * examples.slack_B[proven][:, None])
-        examples.prove(proven, least_BK, "exact")
+        if len(proven):
+            # Like bounds, proofs must not contradict the worst input that is known.
+            least_BK = 2.0 * examples.slack_B[proven][:, None]
+            examples.prove(proven, examples.margins_BK[proven].clamp(min=least_BK), "exact")
         num_decided = sum(outcome in ("verified", "falsified") for outcome in outcomes)
         examples.count("exact", len(i), num_decided, time.perf_counter() - started)
 
