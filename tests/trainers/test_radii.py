@@ -58,6 +58,7 @@ def test_answers_are_those_of_one_by_one(monkeypatch):
 
 def test_the_certified_radius_is_the_distance_to_the_threshold():
     found = certified_radii(threshold(0.6), X, Y, largest=0.3, tolerance=1e-3)
+    assert found.bound == "ibp+crown-ibp+crown+alpha-crown+exact"
     verified, falsified = found.verified_B.tolist(), found.falsified_B.tolist()
     for i, distance in ((0, 0.1), (1, 0.08)):
         assert distance - 1e-3 <= verified[i] <= distance + 1e-6

@@ -240,10 +240,11 @@ class Wandering(nn.Module):
         return self.linear(x) + self.calls
 
 
-def test_a_network_that_is_not_a_fixed_computation_is_refused():
+@pytest.mark.parametrize("method", cascade.AVAILABLE_METHODS)
+def test_a_network_that_is_not_a_fixed_computation_is_refused(method):
     model, x = Wandering(), torch.rand(3, 2)
     with pytest.raises(VerificationError, match="not a fixed computation"):
-        verify(model, x, model(x).argmax(1), 0.1, methods=("ibp",))
+        verify(model, x, model(x).argmax(1), 0.1, methods=(method,))
 
 
 X, Y = torch.full((2, 2), 0.5), torch.tensor([0, 1])

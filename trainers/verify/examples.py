@@ -64,6 +64,7 @@ class Examples:
         rounding_B = (logits_BK.to(self.dtype) - precise_BK).abs().amax(1)
         self.scale_B[i] = precise_BK.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny)
         self.slack_B[i] = 4 * rounding_B + ROUNDING * self.scale_B[i]
+        self._check_trace(i, precise_BK)
         if not self.margins_BK.numel():
             shape = len(self.x), logits_BK.shape[1]
             self.margins_BK = torch.full(shape, -math.inf).to(precise_BK)
@@ -135,6 +136,16 @@ class Examples:
                 f"the network does not take inputs of shape {tuple(self.x.shape)}: {error}"
             ) from error
         return logits_BK
+
+    def _check_trace(self, i: Tensor, logits_BK: Tensor) -> None:
+        """Every bound is of the network as it was traced: it must be the network itself."""
+        traced_BK = self.interval.program(self.x[i].to(self.dtype))
+        share = 1e-6 if self.dtype == torch.float64 else 1e-4
+        if not ((traced_BK - logits_BK).abs().amax(1) <= share * self.scale_B[i]).all():
+            raise VerificationError(
+                "the network as it was traced computes other logits than the network itself: its "
+                "forward is not a fixed computation, and cannot be verified"
+            )
 
     def _is_counterexample(self, i: Tensor) -> Tensor:
         points = self.hardest[i]

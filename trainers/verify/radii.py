@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.errors import VerificationError
-from trainers.verify.cascade import verify
+from trainers.verify.cascade import AVAILABLE_METHODS, verify
 from trainers.verify.verdict import VerificationResult
 
 
@@ -106,7 +106,7 @@ def certified_radii(
         if time.perf_counter() >= deadline:
             break
         asked_B = (beyond_B + verified_B) / 2
-    bound = "+".join(options.get("methods", ())) or "all"
+    bound = "+".join(options.get("methods", AVAILABLE_METHODS))
     seconds = time.perf_counter() - started
     return CertifiedRadii(verified_B, falsified_B, largest, tolerance, bound, seconds)
 
