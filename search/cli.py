@@ -22,7 +22,7 @@ from search.cli_space import StudyFile, space_app
 from search.cli_verify import TicketFolder, verify
 from search.display import stdout as _stdout
 from spaces import ConfigError, StudyConfig
-from spaces.study import TrackingConfig
+from spaces.running import TrackingConfig
 
 if TYPE_CHECKING:
     from analysis import Front

@@ -15,7 +15,8 @@ from search.records import Observer, SearchRun, TrialRecord, TrialState
 from search.rungs import Rungs
 from search.sampling import INTERRUPTED, Sampling
 from search.trial import Report, TrialJob
-from spaces.study import AshaConfig, StudyConfig
+from spaces.scheduler import AshaConfig
+from spaces.study import StudyConfig
 
 
 class Ledger:

@@ -29,7 +29,7 @@ from ray.tune.search import Searcher
 from search.ledger import Ledger
 from search.trial import Report, TrialFactory, TrialJob, TrialRunner
 from spaces.base import ConfigError
-from spaces.study import ResourcesConfig
+from spaces.running import ResourcesConfig
 from spaces.trial import TrialConfig
 
 LOOPBACK = "127.0.0.1"

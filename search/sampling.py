@@ -21,7 +21,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.records import TrialRecord
 from spaces.holes import Scalar
-from spaces.study import Nsga2Config, StudyConfig, TpeConfig
+from spaces.sampler import Nsga2Config, TpeConfig
+from spaces.study import StudyConfig
 
 JOURNAL = "trials.journal"
 _RECORD, _RUNG = "goldenticket.record", "goldenticket.rung."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -18,103 +18,13 @@ from pydantic import (
 from spaces.base import Config, ConfigError, Seed
 from spaces.metrics import METRICS, Constraint, Direction, metric, radius_metric
 from spaces.reading import join, read_yaml
+from spaces.running import BudgetConfig, ResourcesConfig, StorageConfig, TrackingConfig
+from spaces.sampler import SamplerConfig, TpeConfig
+from spaces.scheduler import AshaConfig, FifoConfig, SchedulerConfig
 from spaces.schema import STUDY_LEVEL_KEYS, study_schema
 from spaces.space import SearchSpace, in_space
 from spaces.training import EvaluationConfig
 from spaces.walk import read_config
-
-
-class TpeConfig(Config):
-    """Tree-structured Parzen estimator (Bergstra et al. 2011; several objectives: Ozaki 2022)."""
-
-    name: Literal["tpe"] = "tpe"
-    startup_trials: int = Field(10, ge=0, description="Random trials before the model is used.")
-    multivariate: bool = Field(True, description="Model parameters jointly, not one by one.")
-
-
-class Nsga2Config(Config):
-    """Genetic search with non-dominated sorting (Deb et al. 2002)."""
-
-    name: Literal["nsga2"] = "nsga2"
-    population_size: int = Field(20, ge=2)
-
-
-class RandomConfig(Config):
-    """Independent draws."""
-
-    name: Literal["random"] = "random"
-
-
-SamplerConfig = Annotated[TpeConfig | Nsga2Config | RandomConfig, Field(discriminator="name")]
-
-
-class AshaConfig(Config):
-    """Asynchronous successive halving (Li et al. 2020) on the metric rung_score.
-
-    Rungs lie at grace_epochs * reduction_factor^k; the best 1/reduction_factor of a rung goes on.
-    """
-
-    name: Literal["asha"] = "asha"
-    grace_epochs: int = Field(3, ge=1, description="Epochs before a trial may be stopped.")
-    reduction_factor: int = Field(3, ge=2)
-    brackets: int = Field(1, ge=1, description="Bracket s starts its rungs s factors later.")
-
-
-class FifoConfig(Config):
-    """No early stopping."""
-
-    name: Literal["fifo"] = "fifo"
-
-
-SchedulerConfig = Annotated[AshaConfig | FifoConfig, Field(discriminator="name")]
-
-
-class BudgetConfig(Config):
-    """How much is spent."""
-
-    trials: int = Field(ge=1, description="Trials that are started, stopped and failed ones too.")
-    epochs: int = Field(ge=1, description="Epochs of a trial that is not stopped.")
-    wall_time_s: float | None = Field(
-        None, gt=0.0, description="No trial starts after so many seconds."
-    )
-
-
-class ResourcesConfig(Config):
-    """What one trial gets, and how many run at once."""
-
-    cpus_per_trial: int = Field(1, ge=1, description="Also the number of torch threads.")
-    gpus_per_trial: float = Field(0.0, ge=0.0, le=1.0, description="A share of one GPU.")
-    concurrent: int | None = Field(
-        None, ge=1, description="Trials at once; as many as fit if unset."
-    )
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    bf16: bool = Field(True, description="On CUDA, run the natural pass in bfloat16.")
-    compile: bool = Field(False, description="Compile the training step with torch.compile.")
-
-    @model_validator(mode="after")
-    def _device_fits(self) -> ResourcesConfig:
-        if self.device == "cpu" and self.gpus_per_trial > 0.0:
-            raise ValueError(
-                f"gpus_per_trial ({self.gpus_per_trial}) would reserve a GPU that device: cpu "
-                "does not use: set it to 0, or device to cuda"
-            )
-        if self.device == "cuda" and self.gpus_per_trial == 0.0:
-            raise ValueError(
-                "device: cuda needs a share of a GPU: set gpus_per_trial, for example to 0.5"
-            )
-        return self
-
-
-class TrackingConfig(Config):
-    """Where MLflow keeps the results."""
-
-    uri: str = Field("sqlite:///mlflow.db", min_length=1)
-
-
-class StorageConfig(Config):
-    """Where the study keeps its own files."""
-
-    path: str = Field("runs", min_length=1)
 
 
 def _checked_objective(name: str) -> str:
