@@ -10,6 +10,10 @@ def run_local(ledger: Ledger, factory: TrialFactory) -> None:
     """Run trials until the ledger gives out no more."""
     while (job := ledger.ask()) is not None:
         runner = TrialRunner(factory, job)
-        while ledger.report(job.number, runner.step()):
-            pass
-        runner.close()
+        save = True  # an interrupted trial goes on when the search is resumed
+        try:
+            while ledger.report(job.number, runner.step()):
+                pass
+            save = ledger.record(job.number).state == "interrupted"
+        finally:
+            runner.close(save=save)

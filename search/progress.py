@@ -14,7 +14,7 @@ from rich.text import Text
 
 from search.display import duration, metrics_table, quantity, titled
 from search.ranking import front
-from search.records import ExactVerdicts, Observer, SearchRun, TrialRecord
+from search.records import INTERRUPTED, ExactVerdicts, Observer, SearchRun, TrialRecord
 
 _SHOWN_MEMBERS = 8
 _TRIALS_FOR_A_PACE = 3
@@ -67,6 +67,12 @@ class Progress(Observer):
     def on_report(self, record: TrialRecord) -> None:
         """Note how far it is."""
         self.records[record.number] = record
+
+    def on_trial_pause(self, record: TrialRecord) -> None:
+        """Note that it waits; say so when it lost its worker."""
+        self.records[record.number] = record
+        if record.state == "interrupted":
+            self._say(f"{_named(record)} interrupted after {record.epochs} epochs: {_why(record)}")
 
     def on_trial_end(self, record: TrialRecord) -> None:
         """Note how it ended; print a line without a terminal, or when it failed."""
@@ -136,7 +142,7 @@ class Progress(Observer):
         return Group(*parts)
 
     def _ended(self) -> list[TrialRecord]:
-        return [r for r in self.records.values() if r.state != "running" and not r.interrupted]
+        return [r for r in self.records.values() if r.state in ("completed", "stopped", "failed")]
 
     def _say(self, line: str) -> None:
         # As Text, because paths and error messages may hold what Rich takes for markup.
@@ -145,13 +151,13 @@ class Progress(Observer):
     def _summary(self) -> str:
         assert self.run is not None
         records = self.records.values()
-        states = Counter("interrupted" if r.interrupted else r.state for r in records)
+        states = Counter(record.state for record in records)
         parts = [
             f"{len(self._ended())}/{self.run.study.budget.trials} trials",
             f"{states['completed']} completed",
             f"{states['stopped']} stopped early",
         ]
-        for state in ("failed", "interrupted", "running"):
+        for state in ("failed", "paused", "interrupted", "running"):
             if states[state]:
                 parts.append(f"{states[state]} {state}")
         parts.append(f"{duration(time.monotonic() - self.started)} elapsed")
@@ -189,8 +195,7 @@ class Progress(Observer):
 
 def _outcome(record: TrialRecord) -> str:
     """One line on a trial that has ended: its figures, or why it failed."""
-    state = "interrupted" if record.interrupted else record.state
-    said = f"trial {record.number} ({_method(record)}) {state} after {record.epochs} epochs"
+    said = f"{_named(record)} {record.state} after {record.epochs} epochs"
     if record.state == "failed":
         return f"{said}: {_last_line(record.reason)}"
     natural, verified, flops = (
@@ -198,6 +203,17 @@ def _outcome(record: TrialRecord) -> str:
         for name in ("natural_accuracy", "verified_accuracy", "inference_flops")
     )
     return f"{said}: natural {natural}, verified {verified}, {flops} FLOPs"
+
+
+def _named(record: TrialRecord) -> str:
+    return f"trial {record.number} ({_method(record)})"
+
+
+def _why(record: TrialRecord) -> str:
+    """What becomes of an interrupted trial."""
+    if record.reason == INTERRUPTED:
+        return "it goes on with --resume"
+    return f"{_last_line(record.reason)}; it goes on from its checkpoint"
 
 
 def _method(record: TrialRecord) -> str:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import shutil
 import sys
-import warnings
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,11 +27,11 @@ from ray.tune import CheckpointConfig, PlacementGroupFactory, RunConfig, TuneCon
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
+from search.control import sigterm_interrupts
 from search.ledger import Ledger
 from search.trial import Report, TrialFactory, TrialJob, TrialRunner
 from spaces.base import ConfigError
 from spaces.running import ResourcesConfig
-from spaces.trial import TrialConfig
 
 LOOPBACK = "127.0.0.1"
 _ENVIRONMENT = {
@@ -45,7 +46,7 @@ _ENVIRONMENT = {
 
 
 class DamagedWorker(RuntimeError):
-    """A trial failed in a way that its process may not survive: Ray then replaces the process."""
+    """A fault that the process may not survive: Ray then replaces it, and the trial goes on."""
 
 
 class TrialActor(tune.Trainable):
@@ -59,19 +60,19 @@ class TrialActor(tune.Trainable):
     def step(self) -> dict[str, Report]:
         """Run one epoch."""
         report = self._runner.step()
-        if report.damaged:
+        if report.fault == "worker":
             raise DamagedWorker(report.error)
         return {"report": report}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take on another trial."""
-        self._runner.close()
+        """Take on another trial; the last one has ended, or was saved at its rung."""
+        self._runner.close(save=False)
         self._runner = TrialRunner(self._factory, _job(new_config))
         return True
 
     def cleanup(self) -> None:
-        """Drop the trial and its memory."""
-        self._runner.close()
+        """Drop the trial and its memory; the search may have been interrupted in the middle."""
+        self._runner.close(save=True)
 
 
 class _Part:
@@ -99,17 +100,16 @@ class _Part:
 class LedgerSearcher(_Part, Searcher):
     """Hands out the ledger's trials."""
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """The next trial, or the word that there are no more."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial, None if there is none at present, or the word that there are no more.
+
+        What Ray takes for a trial is one stay of ours with a worker.
+        """
         with self._keeping_error():
             job = self._ledger.ask()
-        if job is None:
-            return str(Searcher.FINISHED)
-        return {
-            "number": job.number,
-            "config": job.config.model_dump_json(),
-            "ticket": str(job.ticket),
-        }
+        if job is not None:
+            return {"number": job.number, "job": pickle.dumps(job)}
+        return str(Searcher.FINISHED) if self._ledger.is_done else None
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -127,24 +127,38 @@ class LedgerSearcher(_Part, Searcher):
 class LedgerScheduler(_Part, FIFOScheduler):
     """Passes reports to the ledger and its decisions back."""
 
+    def __init__(self, ledger: Ledger, errors: list[Exception]) -> None:
+        super().__init__(ledger, errors)
+        self._last_sign: dict[str, float] = {}  # of life, of the trials that run, by Ray's names
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """As Ray would; this is called all the time, and so the place to look for hung trials."""
+        with self._keeping_error():
+            for trial in tune_controller.get_live_trials():
+                self._expire(trial)
+        return super().choose_trial_to_run(tune_controller)
+
+    def _expire(self, trial: Any) -> None:
+        actor = trial.temporary_state.ray_actor
+        if trial.status != trial.RUNNING or actor is None:
+            return
+        last = self._last_sign.setdefault(trial.trial_id, time.monotonic())
+        if self._ledger.expire(trial.config["number"], time.monotonic() - last):
+            ray.kill(actor)
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Go on or stop."""
+        self._last_sign[trial.trial_id] = time.monotonic()
         report: Report = result["report"]
         with self._keeping_error():
             goes_on = self._ledger.report(trial.config["number"], report)
         return str(self.CONTINUE if goes_on else self.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """The worker died, or could not be started."""
+        """The worker died, or could not be started; a trial that was to end has ended before."""
         with self._keeping_error():
             text = Path(trial.error_file).read_text(encoding="utf-8")
-            if not self._ledger.fail(trial.config["number"], text):
-                warnings.warn(
-                    f"{trial}: its worker failed after the trial had ended, so that the next one "
-                    f"had to wait for another worker: {text}",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+            self._ledger.fail(trial.config["number"], text)
 
 
 def run_ray(ledger: Ledger, factory: TrialFactory, *, address: str | None = None) -> None:
@@ -153,12 +167,12 @@ def run_ray(ledger: Ledger, factory: TrialFactory, *, address: str | None = None
     A Ray that this process has already joined is used, and left running. Raises ConfigError when
     a trial asks for more than the cluster has.
     """
-    if ledger.num_left == 0:
+    if ledger.is_done:
         return
     resources = ledger.run.study.resources
     scratch = ledger.run.folder.absolute() / "ray"
     errors: list[Exception] = []
-    with _environment(), _ray_session(resources, address):
+    with _environment(), _ray_session(resources, address), sigterm_interrupts():
         num_fitting = _num_that_fit(resources)
         tuner = tune.Tuner(
             tune.with_resources(
@@ -167,7 +181,7 @@ def run_ray(ledger: Ledger, factory: TrialFactory, *, address: str | None = None
             tune_config=TuneConfig(
                 search_alg=LedgerSearcher(ledger, errors),
                 scheduler=LedgerScheduler(ledger, errors),
-                num_samples=ledger.num_left,
+                num_samples=-1,  # the searcher says when
                 max_concurrent_trials=resources.concurrent or num_fitting,
                 reuse_actors=True,
                 trial_name_creator=_trial_name,
@@ -193,12 +207,12 @@ def run_ray(ledger: Ledger, factory: TrialFactory, *, address: str | None = None
 
 
 def _job(config: dict[str, Any]) -> TrialJob:
-    trial = TrialConfig.model_validate_json(config["config"])
-    return TrialJob(config["number"], trial, Path(config["ticket"]))
+    job: TrialJob = pickle.loads(config["job"])
+    return job
 
 
 def _trial_name(trial: Any) -> str:
-    return f"trial_{trial.config['number']}"
+    return f"trial_{trial.config['number']}_{trial.trial_id}"
 
 
 def _bundle(resources: ResourcesConfig) -> PlacementGroupFactory:

@@ -11,7 +11,10 @@ from spaces.holes import Scalar
 from spaces.study import StudyConfig
 from spaces.trial import TrialConfig
 
-TrialState = Literal["running", "completed", "stopped", "failed"]
+TrialState = Literal["running", "paused", "interrupted", "completed", "stopped", "failed"]
+"""paused: it waits at a rung, to be promoted or let go. interrupted: it lost its worker, or the
+search ended before it did, and goes on from its checkpoint. The last three are final."""
+INTERRUPTED = "interrupted: the search ended before this trial did"
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,9 @@ class TrialRecord:
     bound, radius, num_examples). `seconds` is the time that the trial itself took (training and
     measuring, as its worker measured it). `started` and `ended` are seconds since 1970 on the
     driver's clock: it starts when it is proposed or, once that is known, when its worker begins.
-    `reason` says why it was stopped, or is the traceback of its failure. An `interrupted` trial was
-    stopped by a person, not by a rung: a resumed search runs another one.
-    `config` is None when the parameters make no valid trial.
+    `reason` says why it was stopped or has to wait, or is the traceback of its failure.
+    `lost_workers` counts the processes that died under it. `config` is None when the parameters
+    make no valid trial.
     """
 
     number: int
@@ -39,7 +42,7 @@ class TrialRecord:
     ended: float | None = None
     ticket: Path | None = None
     reason: str | None = None
-    interrupted: bool = False
+    lost_workers: int = 0
 
     @property
     def name(self) -> str:
@@ -95,6 +98,10 @@ class SearchRun:
         """Where each completed trial leaves its ticket."""
         return self.folder / "tickets"
 
+    def checkpoint(self, number: int) -> Path:
+        """Where a trial that has not ended keeps its state."""
+        return self.folder / "checkpoints" / f"trial_{number}.pt"
+
 
 @dataclass(frozen=True)
 class StudyResult:
@@ -103,6 +110,7 @@ class StudyResult:
     `front` holds the completed trials that satisfy all constraints and that no other such trial
     dominates. `tracking_run_id` is the study's MLflow run, `trial_run_ids` its children by number.
     `exact` has the exact verdicts on members of the front, by number, where there are any.
+    `is_finished` is False when the search was paused, or ran out of time, with trials to go.
     """
 
     run: SearchRun
@@ -111,6 +119,7 @@ class StudyResult:
     tracking_run_id: str
     trial_run_ids: Mapping[int, str]
     exact: Mapping[int, ExactVerdicts] = field(default_factory=dict)
+    is_finished: bool = True
 
     @property
     def study(self) -> StudyConfig:
@@ -132,10 +141,13 @@ class Observer:
         """A search begins; `records` are the finished trials of a search that is resumed."""
 
     def on_trial_start(self, record: TrialRecord) -> None:
-        """A trial was proposed and is handed to a worker."""
+        """A trial is handed to a worker: one that was just proposed, or one that goes on."""
 
     def on_report(self, record: TrialRecord) -> None:
         """A trial finished an epoch; `record.metrics` and `record.epochs` are up to date."""
+
+    def on_trial_pause(self, record: TrialRecord) -> None:
+        """A trial waits: `record.state` is paused or interrupted, `record.reason` says why."""
 
     def on_trial_end(self, record: TrialRecord) -> None:
         """A trial ended: `record.state` is completed, stopped or failed."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from search.control import clear_order, only_driver, sigterm_interrupts
 from search.ledger import Ledger
 from search.ranking import front
 from search.records import Observer, SearchRun, StudyResult
 from search.sampling import JOURNAL, Sampling
 from search.tracking import MlflowTracker
-from search.trial import TrialFactory
+from search.trial import TrialFactory, fault_of
 from spaces.base import ConfigError
 from spaces.study import StudyConfig
 
@@ -23,22 +25,36 @@ STUDY_FILE = "study.yaml"
 _MAY_CHANGE = ("budget", "resources", "tracking", "storage")
 
 
+class SearchHalted(RuntimeError):
+    """A search that had to end before its time, and can be resumed."""
+
+    def __init__(self, folder: Path, problem: str) -> None:
+        super().__init__(
+            f"the search in {folder} had to halt: {problem}. Make room, then go on with --resume: "
+            "what had ended is kept"
+        )
+
+
 def run_study(
     study: StudyConfig,
     executor: Literal["ray", "local"] = "ray",
     *,
     address: str | None = None,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
     observers: Sequence[Observer] = (),
     factory: TrialFactory | None = None,
 ) -> StudyResult:
     """Search: run the study's trials and record each in its folder and in MLflow.
 
     `address` is a running Ray cluster; without it Ray is started on loopback, for this call only.
-    `resume` goes on with the newest search of this name: finished trials are not run again. The
-    trials of an interrupted search (Ctrl-C) are closed before KeyboardInterrupt goes on. With
-    study.evaluation.certify_front, members of the front are certified at the end. Raises
-    ConfigError for input that cannot work; a trial that fails is recorded, and the search goes on.
+    `resume` goes on with the newest search of this name: trials that have ended are not run again,
+    the others go on from their checkpoints; "auto" starts a new search when there is none. A larger
+    budget.trials adds trials to a search that had ended. Trials in progress when a search is
+    interrupted (Ctrl-C) are kept for that before KeyboardInterrupt goes on, and so they are when it
+    is paused; the result then says `is_finished` False. With study.evaluation.certify_front,
+    members of the front of a search that has ended are certified. Raises ConfigError for input that
+    cannot work, SearchHalted when there is no room left on a disk; a trial that fails is recorded,
+    and the search goes on.
     """
     if executor not in ("ray", "local"):
         raise ConfigError(f"executor: {executor!r} must be ray or local")
@@ -46,21 +62,59 @@ def run_study(
     factory.prepare(study)
     run = SearchRun(study, open_folder(study, resume=resume), executor)
     tracker = MlflowTracker(study.tracking.uri)
-    everyone = (tracker, *observers)
-    sampling = Sampling(study, run.folder)
-    ledger = Ledger(run, sampling, everyone)
-    for observer in everyone:
+    with only_driver(run.folder):
+        clear_order(run.folder)
+        ledger = Ledger(run, Sampling(study, run.folder), (tracker, *observers))
+        _search(ledger, factory, address, (tracker, *observers))
+    result = StudyResult(
+        run,
+        ledger.records,
+        front(study, ledger.records),
+        tracker.run_id,
+        tracker.trial_run_ids,
+        is_finished=ledger.is_finished or ledger.order == "stop",
+    )
+    if result.is_finished and study.evaluation.certify_front:
+        return _certified(result, (tracker, *observers))
+    return result
+
+
+def _search(
+    ledger: Ledger, factory: TrialFactory, address: str | None, observers: Sequence[Observer]
+) -> None:
+    """Run the ledger's trials, and close it whatever happens."""
+    run = ledger.run
+    for observer in observers:
         observer.on_study_start(run, ledger.records)
     try:
-        _execute(ledger, factory, address)
+        with sigterm_interrupts(), _halting_on_full_disk(run.folder):
+            _execute(ledger, factory, address)
+            ledger.close()
+            _drop_checkpoints(ledger)
     finally:
-        ledger.close()
-        for observer in everyone:
+        with suppress(OSError):  # else a full disk would hide why the search ends
+            ledger.close()
+        for observer in observers:
             observer.on_study_end(run, ledger.records)
-    result = StudyResult(
-        run, ledger.records, front(study, ledger.records), tracker.run_id, tracker.trial_run_ids
-    )
-    return _certified(result, everyone) if study.evaluation.certify_front else result
+    if ledger.problem is not None:
+        raise SearchHalted(run.folder, ledger.problem)
+
+
+@contextmanager
+def _halting_on_full_disk(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if fault_of(error) == "storage":
+            raise SearchHalted(folder, str(error)) from error
+        raise
+
+
+def _drop_checkpoints(ledger: Ledger) -> None:
+    """A worker may have saved a trial that had just been stopped."""
+    for record in ledger.records:
+        if record.state in ("completed", "stopped", "failed"):
+            ledger.run.checkpoint(record.number).unlink(missing_ok=True)
 
 
 def _certified(result: StudyResult, observers: Sequence[Observer]) -> StudyResult:
@@ -69,20 +123,25 @@ def _certified(result: StudyResult, observers: Sequence[Observer]) -> StudyResul
     return certify_front(result, observers=observers)
 
 
-def open_folder(study: StudyConfig, *, resume: bool) -> Path:
-    """The folder of a new search, `<storage.path>/<name>/<number>`, or the newest one to resume."""
+def newest_folder(study: StudyConfig) -> Path | None:
+    """The folder of the study's newest search; None if it has none."""
     home = Path(study.storage.path) / study.name
     numbers = [int(p.name) for p in home.glob("*") if re.fullmatch(r"\d{3,}", p.name)]
-    if resume:
-        if not numbers:
-            raise ConfigError(
-                f"storage.path: {home} holds no search to resume: start one without --resume, "
-                "or change to the folder where it was started"
-            )
-        folder = home / f"{max(numbers):03d}"
-        _check_unchanged(study, folder)
-        return folder
-    folder = home / f"{max(numbers, default=0) + 1:03d}"
+    return home / f"{max(numbers):03d}" if numbers else None
+
+
+def open_folder(study: StudyConfig, *, resume: bool | Literal["auto"]) -> Path:
+    """The folder of a new search, `<storage.path>/<name>/<number>`, or the newest one to resume."""
+    home, newest = Path(study.storage.path) / study.name, newest_folder(study)
+    if resume and newest is not None:
+        _check_unchanged(study, newest)
+        return newest
+    if resume is True:
+        raise ConfigError(
+            f"storage.path: {home} holds no search to resume: start one without --resume, "
+            "or change to the folder where it was started"
+        )
+    folder = home / f"{int(newest.name) + 1 if newest is not None else 1:03d}"
     try:
         folder.mkdir(parents=True)
     except OSError as error:

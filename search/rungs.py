@@ -3,6 +3,74 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+
+from spaces.scheduler import AshaConfig
+from spaces.study import StudyConfig
+
+View = Sequence[float]
+"""What a rule keeps of a report at a rung."""
+
+
+class StoppingRule(ABC):
+    """Decides at rungs which trials go on."""
+
+    levels: tuple[int, ...]
+    """Epochs of the rungs, ascending."""
+    pauses: bool = False
+    """Whether a trial that does not go on waits to be promoted, instead of ending."""
+
+    @abstractmethod
+    def view(self, metrics: Mapping[str, float]) -> View:
+        """What the rule reads of a report."""
+
+    @abstractmethod
+    def record(self, trial: int, epoch: int, view: View) -> None:
+        """Enter what was reported at a rung without deciding: so rungs are rebuilt."""
+
+    @abstractmethod
+    def decide(self, trial: int, epoch: int, view: View) -> str | None:
+        """Enter it; None if the trial goes on, else the reason why not, for people."""
+
+    def promotable(self, waiting: Collection[int]) -> int | None:
+        """Which of the waiting trials goes on next; None if none does at present."""
+        return None
+
+
+def build_rule(study: StudyConfig) -> StoppingRule | None:
+    """The rule of a study; None if it stops no trial early."""
+    config = study.scheduler
+    if not isinstance(config, AshaConfig):
+        return None
+    return Asha(config.grace_epochs, config.reduction_factor, study.budget.epochs, config.brackets)
+
+
+class Asha(StoppingRule):
+    """Temporary adapter."""
+
+    def __init__(
+        self, grace_epochs: int, reduction_factor: int, max_epochs: int, brackets: int = 1
+    ) -> None:
+        self._rungs = Rungs(grace_epochs, reduction_factor, max_epochs, brackets)
+        self.levels = self._rungs.levels
+
+    def view(self, metrics: Mapping[str, float]) -> View:
+        """The score."""
+        return (metrics.get("rung_score", math.nan),)
+
+    def record(self, trial: int, epoch: int, view: View) -> None:
+        """Enter."""
+        self._rungs.record(trial, epoch, view[0])
+
+    def decide(self, trial: int, epoch: int, view: View) -> str | None:
+        """Decide."""
+        if self._rungs.decide(trial, epoch, view[0]):
+            return None
+        return (
+            f"rung_score {view[0]:.4g} after epoch {epoch} is not among the best "
+            f"1/{self._rungs.reduction_factor} of the trials at this rung"
+        )
 
 
 class Rungs:

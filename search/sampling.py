@@ -7,7 +7,8 @@ a file to which lines are appended, because that costs 10 ms per trial where SQL
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,21 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from search.records import TrialRecord
+from search.records import INTERRUPTED, TrialRecord
 from spaces.holes import Scalar
 from spaces.sampler import Nsga2Config, TpeConfig
 from spaces.study import StudyConfig
 
 JOURNAL = "trials.journal"
 _RECORD, _RUNG = "goldenticket.record", "goldenticket.rung."
-INTERRUPTED = "interrupted: the search ended before this trial did"
 
 
 class Sampling:
     """Asks an Optuna study for parameters and tells it the outcome, each exactly once per trial.
 
     Only a completed trial gives values. A trial stopped at a rung is told PRUNED, without its
-    low-fidelity values; a failed or an interrupted one is told FAIL.
+    low-fidelity values; a failed one is told FAIL. One that waits, or was interrupted, has told
+    nothing yet.
     """
 
     def __init__(self, study: StudyConfig, folder: Path) -> None:
@@ -58,9 +59,13 @@ class Sampling:
         self._asked[trial.number] = trial
         return trial.number, self.space.suggest(trial)
 
-    def note_rung(self, number: int, epoch: int, score: float) -> None:
-        """Keep the score that a running trial had at a rung."""
-        self._asked[number].set_user_attr(f"{_RUNG}{epoch}", score)
+    def note_rung(self, number: int, epoch: int, view: Sequence[float]) -> None:
+        """Keep what the rule of early stopping saw of a running trial at a rung."""
+        self._asked[number].set_user_attr(f"{_RUNG}{epoch}", list(view))
+
+    def note(self, record: TrialRecord) -> None:
+        """Keep the record of a trial that waits, or goes on."""
+        self._asked[record.number].set_user_attr(_RECORD, _to_json(record))
 
     def tell(self, record: TrialRecord) -> None:
         """Tell the outcome of a trial that has ended, and keep its record."""
@@ -71,46 +76,57 @@ class Sampling:
                 trial.set_constraint(str(constraint), constraint.violation(record.metrics))
             values = [record.metrics[name] for name in self.study.objectives]
             self.optuna_study.tell(trial, values)
-        elif record.state == "stopped" and not record.interrupted:
+        elif record.state == "stopped":
             self.optuna_study.tell(trial, state=TrialState.PRUNED)
         else:
             self.optuna_study.tell(trial, state=TrialState.FAIL)
 
     def history(self) -> list[TrialRecord]:
-        """Records of all trials of an earlier run; those that it left running are told FAIL."""
-        return [self._restore(trial) for trial in self.optuna_study.get_trials(deepcopy=False)]
+        """Records of all trials of an earlier run; those that it left running are interrupted."""
+        trials = self.optuna_study.get_trials(deepcopy=False)
+        return [record for trial in trials if (record := self._restore(trial)) is not None]
 
-    def rung_scores(self) -> Iterator[tuple[int, int, float]]:
-        """Number, epoch and score of every rung that any trial has reached."""
+    def rung_views(self) -> Iterator[tuple[int, int, tuple[float, ...]]]:
+        """Number, epoch and view of every rung that any trial has reached."""
         for trial in self.optuna_study.get_trials(deepcopy=False):
-            for key, score in trial.user_attrs.items():
+            for key, view in trial.user_attrs.items():
                 if key.startswith(_RUNG):
-                    yield trial.number, int(key.removeprefix(_RUNG)), float(score)
+                    yield trial.number, int(key.removeprefix(_RUNG)), tuple(view)
 
-    def _restore(self, trial: FrozenTrial) -> TrialRecord:
-        params = dict(trial.params)
+    def _restore(self, trial: FrozenTrial) -> TrialRecord | None:
         known: dict[str, Any] | None = trial.user_attrs.get(_RECORD)
-        if known is None:
-            started = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-            record = TrialRecord(
-                trial.number,
-                params,
-                None,
-                started,
-                state="stopped",
-                ended=started,
-                reason=INTERRUPTED,
-                interrupted=True,
-            )
-        else:
-            ticket = Path(known["ticket"]) if known["ticket"] else None
-            config = None if known["invalid"] else self.space.decode(params)
-            fields = {k: v for k, v in known.items() if k not in ("ticket", "invalid")}
-            record = TrialRecord(trial.number, params, config, ticket=ticket, **fields)
-        if not trial.state.is_finished():
-            self._asked[trial.number] = Trial(self.optuna_study, trial._trial_id)
+        record = self._unrecorded(trial) if known is None else self._recorded(trial, known)
+        if trial.state.is_finished():
+            return record
+        if record is None:
+            self.optuna_study.tell(trial.number, state=TrialState.FAIL)
+            return None
+        self._asked[trial.number] = Trial(self.optuna_study, trial._trial_id)
+        if record.state in ("completed", "stopped", "failed"):  # killed before it was told
             self.tell(record)
         return record
+
+    def _recorded(self, trial: FrozenTrial, known: dict[str, Any]) -> TrialRecord:
+        params = dict(trial.params)
+        ticket = Path(known["ticket"]) if known["ticket"] else None
+        config = None if known["invalid"] else self.space.decode(params)
+        fields = {k: v for k, v in known.items() if k not in ("ticket", "invalid")}
+        record = TrialRecord(trial.number, params, config, ticket=ticket, **fields)
+        if record.state == "running":
+            return replace(record, state="interrupted", reason=INTERRUPTED)
+        return record
+
+    def _unrecorded(self, trial: FrozenTrial) -> TrialRecord | None:
+        """A trial that ran when the driver died; None if it was still being proposed."""
+        params = dict(trial.params)
+        try:
+            config = self.space.decode(params)
+        except ValueError:
+            return None
+        started = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
+        return TrialRecord(
+            trial.number, params, config, started, state="interrupted", reason=INTERRUPTED
+        )
 
 
 def build_sampler(study: StudyConfig, num_known: int = 0) -> BaseSampler:
@@ -143,7 +159,7 @@ def _to_json(record: TrialRecord) -> dict[str, Any]:
         "metrics": dict(record.metrics),
         "provenance": dict(record.provenance),
         "reason": record.reason,
-        "interrupted": record.interrupted,
+        "lost_workers": record.lost_workers,
         "ticket": str(record.ticket) if record.ticket else None,
         "invalid": record.config is None,
     }

@@ -74,7 +74,10 @@ class MlflowTracker(Observer):
         """Create the trial's run with its configuration as parameters."""
         self._records[record.number] = record
         with self._or_warn(f"the start of {record.name}"):
-            self._create(record)
+            if record.number in self.trial_run_ids:  # it goes on
+                self._tag_state(record)
+            else:
+                self._create(record)
 
     def on_report(self, record: TrialRecord) -> None:
         """Note the metrics of an epoch; they are written a few seconds' worth at a time."""
@@ -87,6 +90,12 @@ class MlflowTracker(Observer):
         if now - self._flushed.get(record.number, record.started) > _FLUSH_S:
             with self._or_warn(f"the metrics of {record.name}"):
                 self._flush(record.number)
+
+    def on_trial_pause(self, record: TrialRecord) -> None:
+        """Tag the trial with its state."""
+        self._records[record.number] = record
+        with self._or_warn(f"the state of {record.name}"):
+            self._tag_state(record)
 
     def on_trial_end(self, record: TrialRecord) -> None:
         """Write the trial's end, its ticket and what it changed on the front."""
@@ -207,6 +216,10 @@ class MlflowTracker(Observer):
         if any(len(text) > _MAX_VALUE for text in texts.values()):
             self._client.log_dict(run_id, texts, "params.json")
 
+    def _tag_state(self, record: TrialRecord) -> None:
+        run_id = self.trial_run_ids[record.number]
+        self._client.set_tag(run_id, "goldenticket.state", record.state)
+
     def _flush(self, number: int) -> None:
         if metrics := self._pending.get(number):
             self._client.log_batch(self.trial_run_ids[number], metrics=metrics)
@@ -235,7 +248,7 @@ class MlflowTracker(Observer):
 
     def _write_missing(self) -> None:
         for number, record in self._records.items():
-            if record.state != "running" and number not in self._written:
+            if record.state in _STATUS and number not in self._written:
                 if number not in self.trial_run_ids:
                     self._create(record)
                 self._finish(record)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -54,6 +56,15 @@ class TrainingTrial:
         ticket = Ticket.from_training(self._training, metrics)
         provenance = {name: str(value) for name, value in evaluation.provenance().items()}
         return Measurement(metrics, provenance, save_ticket(ticket, self._job.ticket))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The training's state, and what its last epoch measured."""
+        return {"training": self._training.state_dict(), "last": self._last}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self._training.load_state_dict(state["training"])
+        self._last = dict(state["last"])
 
 
 def _problem(config: TrialConfig) -> str | None:

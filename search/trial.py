@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+import errno
 import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
+from search.checkpoint import load_checkpoint, save_checkpoint
 from spaces.study import StudyConfig
 from spaces.trial import TrialConfig
+
+Fault = Literal["trial", "worker", "storage"]
+"""Whose fault an error is: the trial's own settings', its process's or machine's, or a full disk's.
+
+The first fails the trial; after the second it goes on in another process; the third ends the
+search, which can be resumed when there is room again.
+"""
+_OF_THE_TRIAL = (ValueError, ArithmeticError, TypeError, LookupError, AttributeError)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
 class TrialJob:
-    """What a worker is asked to do: one trial, and the folder for its ticket."""
+    """What a worker is asked to do: one trial, from its checkpoint if there is one.
+
+    Its ticket goes into the folder `ticket`. Its state is saved to the file `checkpoint` after each
+    epoch in `save_at`, and after any epoch that ends `checkpoint_s` seconds or more after the last
+    save.
+    """
 
     number: int
     config: TrialConfig
     ticket: Path
+    checkpoint: Path
+    checkpoint_s: float = 30.0
+    save_at: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,6 +63,15 @@ class TrialBody(Protocol):
     def finish(self) -> Measurement:
         """Measure with full fidelity and write the ticket."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """All that another body of the same job needs to go on from here.
+
+        Tensors, numbers, text, and lists and dictionaries of them.
+        """
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict()`, to the same end as without a break."""
+
 
 class TrialFactory(Protocol):
     """Makes trial bodies, in whichever process they run; it is pickled to get there."""
@@ -62,15 +90,14 @@ class TrialFactory(Protocol):
 class Report:
     """What a worker tells the driver after a step; `error` is the traceback of a failure.
 
-    `damaged` says that the failure may have left the process in a bad state (out of memory, a
-    broken device), so that it must not run another trial.
+    `fault` says whose fault the error is. `seconds` is what the step took.
     """
 
     epoch: int
     measurement: Measurement | None = None
     finished: bool = False
     error: str | None = None
-    damaged: bool = False
+    fault: Fault = "trial"
     seconds: float = 0.0
 
 
@@ -81,33 +108,68 @@ class TrialRunner:
         self._factory, self._job = factory, job
         self._body: TrialBody | None = None
         self._epoch = 0
+        self._saved = time.monotonic()
+        self._worth_saving = False  # not in the middle of an epoch, not after an error or the end
 
     def step(self) -> Report:
         """Run one epoch, and after the last one the final measurements too."""
         started = time.perf_counter()
+        self._worth_saving = False
         try:
             report = self._step()
+            self._worth_saving = not report.finished
         except Exception as error:
-            # ValueErrors and arithmetic errors are the trial's own fault and harm no other trial.
-            report = Report(
-                self._epoch,
-                error="".join(traceback.format_exception(error)),
-                damaged=not isinstance(error, ValueError | ArithmeticError),
-            )
+            text = "".join(traceback.format_exception(error))
+            report = Report(self._epoch, error=text, fault=fault_of(error))
         return replace(report, seconds=time.perf_counter() - started)
 
-    def close(self) -> None:
-        """Drop the trial and its memory."""
-        self._body = None
-        self._factory.release()
+    def close(self, *, save: bool) -> None:
+        """Drop the trial and its memory; before that, save it if it is wanted and can go on."""
+        try:
+            if save and self._worth_saving:
+                self._save()
+        finally:
+            self._body = None
+            self._factory.release()
 
     def _step(self) -> Report:
         if self._body is None:
-            self._body = self._factory(self._job)
-        measured = self._body.run_epoch()
-        self._epoch = int(measured.metrics["epoch"])
-        if not self._body.finished:
-            return Report(self._epoch, measured)
+            self._body = self._begin()
+        metrics: Mapping[str, float] = {}
+        if not self._body.finished:  # else it was saved after its last epoch
+            measured = self._body.run_epoch()
+            metrics = measured.metrics
+            self._epoch = int(metrics["epoch"])
+            self._save_if_due()
+            if not self._body.finished:
+                return Report(self._epoch, measured)
         final = self._body.finish()
-        metrics = {**measured.metrics, **final.metrics}
-        return Report(self._epoch, replace(final, metrics=metrics), finished=True)
+        metrics = {**metrics, **final.metrics}
+        return Report(int(metrics["epoch"]), replace(final, metrics=metrics), finished=True)
+
+    def _begin(self) -> TrialBody:
+        body = self._factory(self._job)
+        state = load_checkpoint(self._job)
+        if state is not None:
+            body.load_state_dict(state)
+        return body
+
+    def _save_if_due(self) -> None:
+        late = time.monotonic() - self._saved >= self._job.checkpoint_s
+        if late or self._epoch in self._job.save_at:
+            self._save()
+
+    def _save(self) -> None:
+        assert self._body is not None
+        save_checkpoint(self._job, self._body.state_dict())
+        self._saved = time.monotonic()
+
+
+def fault_of(error: BaseException) -> Fault:
+    """Whose fault an error is; what is not known to be the trial's own may be the process's."""
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        return "storage"
+    # A library may have wrapped it (torch's writer of files has a RuntimeError for it).
+    if "No space left on device" in str(error):
+        return "storage"
+    return "trial" if isinstance(error, _OF_THE_TRIAL) else "worker"

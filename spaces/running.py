@@ -17,6 +17,18 @@ class BudgetConfig(Config):
     wall_time_s: float | None = Field(
         None, gt=0.0, description="No trial starts after so many seconds."
     )
+    trial_time_s: float | None = Field(
+        None,
+        gt=0.0,
+        description="A trial that takes longer is ended as failed, also one that hangs; executor "
+        "local looks only between epochs.",
+    )
+    retries: int = Field(
+        2,
+        ge=0,
+        description="How often a trial whose process died, or ran out of memory, goes on from its "
+        "checkpoint in another one, before it has failed.",
+    )
 
 
 class ResourcesConfig(Config):
@@ -55,3 +67,9 @@ class StorageConfig(Config):
     """Where the study keeps its own files."""
 
     path: str = Field("runs", min_length=1)
+    checkpoint_s: float = Field(
+        30.0,
+        ge=0.0,
+        description="Seconds between two checkpoints of a trial, which are written after an epoch: "
+        "so much work is lost, at most, with a worker.",
+    )

@@ -23,6 +23,9 @@ class Diary(Observer):
     def on_report(self, record: TrialRecord) -> None:
         self.events.append(("report", record.number, record.state))
 
+    def on_trial_pause(self, record: TrialRecord) -> None:
+        self.events.append(("pause", record.number, record.state))
+
     def on_trial_end(self, record: TrialRecord) -> None:
         self.events.append(("end", record.number, record.state))
 
@@ -108,25 +111,93 @@ def test_rungs_stop_trials_and_are_rebuilt_when_the_search_is_resumed(tmp_path: 
     assert resumed.report(3, epoch(1, score=0.9))
 
 
-def test_the_budget_counts_all_trials_but_interrupted_ones(tmp_path: Path) -> None:
+def test_a_trial_whose_worker_is_lost_comes_out_again_before_new_ones(tmp_path: Path) -> None:
+    diary = Diary()
+    ledger = open_ledger(tmp_path, diary)
+    first = ledger.ask()
+    ledger.report(0, epoch(1))
+    ledger.report(0, epoch(2))
+    assert ledger.fail(0, "its process died")
+    assert ledger.records[0].state == "interrupted"
+    assert not ledger.is_done
+    assert ledger.ask() == first
+    assert ledger.report(0, epoch(2))  # done again: nobody is told twice
+    assert not ledger.report(0, last())
+    assert ledger.records[0].state == "completed"
+    assert ledger.records[0].lost_workers == 1
+    assert [event[0] for event in diary.events] == [
+        "start", "report", "report", "pause", "start", "report", "end",
+    ]  # fmt: skip
+    following = ledger.ask()
+    assert following is not None
+    assert following.number == 1
+
+
+def test_a_trial_that_loses_too_many_workers_fails(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path, budget={"trials": 1, "epochs": 3, "retries": 2})
+    for state in ("interrupted", "interrupted", "failed"):
+        assert ledger.ask() is not None
+        ledger.fail(0, "its process died")
+        assert ledger.records[0].state == state
+    assert "after 2 more attempts" in str(ledger.records[0].reason)
+    assert ledger.is_done
+
+
+def test_an_exception_that_comes_back_word_for_word_is_the_trials_own(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    for state in ("interrupted", "failed"):
+        ledger.ask()
+        error = f"Traceback in process {state}\nRuntimeError: shapes differ"
+        ledger.report(0, Report(1, error=error, fault="worker"))
+        assert ledger.records[0].state == state
+
+
+def test_the_budget_counts_every_trial_once(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path, budget={"trials": 3, "epochs": 3})
     ledger.ask()
     ledger.report(0, last())
     ledger.ask()
-    ledger.fail(1, "the worker died")
+    ledger.report(1, Report(1, error="ValueError: boom"))
     ledger.ask()
     assert ledger.ask() is None
+    assert not ledger.is_done, "the third is running"
     ledger.close()
-    assert [(r.state, r.interrupted) for r in ledger.records] == [
-        ("completed", False),
-        ("failed", False),
-        ("stopped", True),
-    ]
+    assert [r.state for r in ledger.records] == ["completed", "failed", "interrupted"]
+    assert not ledger.is_finished
     resumed = open_ledger(tmp_path, budget={"trials": 3, "epochs": 3})
-    assert resumed.num_left == 1
+    assert resumed.num_left == 0
     job = resumed.ask()
     assert job is not None
-    assert job.number == 3
+    assert job.number == 2
+    assert resumed.ask() is None
+    resumed.report(2, last())
+    assert resumed.is_finished
+
+
+def test_a_trial_that_takes_too_long_fails(tmp_path: Path) -> None:
+    limits = {"trials": 2, "epochs": 3, "trial_time_s": 10.0}
+    ledger = open_ledger(tmp_path, budget=limits)
+    ledger.ask()
+    ledger.report(0, epoch(1))  # 2 s
+    assert not ledger.expire(0, 8.0)
+    assert ledger.expire(0, 8.1)
+    reason = str(ledger.records[0].reason)
+    assert reason.startswith("it ran longer than budget.trial_time_s (10 s): 2 s in 1 epochs")
+    assert not ledger.fail(0, "killed"), "it has ended already"
+    ledger.ask()
+    assert not ledger.report(1, Report(1, epoch(1).measurement, seconds=11.0))
+    assert ledger.records[1].state == "failed"
+
+
+def test_a_full_disk_closes_the_search(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path)
+    ledger.ask()
+    error = "Traceback\nOSError: [Errno 28] No space left on device"
+    assert not ledger.report(0, Report(1, error=error, fault="storage"))
+    assert ledger.ask() is None
+    assert ledger.is_done
+    assert ledger.problem == "OSError: [Errno 28] No space left on device"
+    assert ledger.records[0].state == "interrupted"
 
 
 def test_no_trial_starts_after_the_wall_time(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from toy_trials import toy_study
 
 from search.progress import Progress
-from search.records import ExactVerdicts, SearchRun, TrialRecord
+from search.records import INTERRUPTED, ExactVerdicts, SearchRun, TrialRecord
 
 FIGURES = {"natural_accuracy": 0.9, "verified_accuracy": 0.8, "inference_flops": 1234.0}
 ERROR = "ValueError: x[red] of [/bold] is nan :bug:"
@@ -108,9 +108,16 @@ def test_a_resumed_search_says_how_much_was_done_before(run: SearchRun) -> None:
 def test_an_interrupted_trial_counts_as_neither_stopped_nor_done(run: SearchRun) -> None:
     view = View(terminal=False)
     view.progress.on_study_start(run, [])
-    view.progress.on_trial_end(a_trial(run, 0, "stopped", epochs=1, interrupted=True))
-    assert "[0/4 trials, 0 completed, 0 stopped early, 1 interrupted, " in view.lines[-1]
-    assert "trial 0 (rigl) interrupted after 1 epochs" in view.lines[-1]
+    lost = a_trial(run, 0, "interrupted", epochs=1, reason="Traceback\nMemoryError: none is left")
+    view.progress.on_trial_pause(lost)
+    assert view.lines[-1] == (
+        "trial 0 (rigl) interrupted after 1 epochs: MemoryError: none is left; it goes on from "
+        "its checkpoint"
+    )
+    view.progress.on_trial_pause(replace(lost, reason=INTERRUPTED))
+    assert view.lines[-1].endswith("interrupted after 1 epochs: it goes on with --resume")
+    view.progress.on_study_end(run, [])
+    assert view.lines[-1].startswith("0/4 trials, 0 completed, 0 stopped early, 1 interrupted, ")
 
 
 def test_the_live_view_before_any_trial(run: SearchRun) -> None:

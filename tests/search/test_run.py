@@ -1,6 +1,7 @@
 """`run_study` with the local executor: folders, resuming, faults."""
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from optuna.trial import TrialState
 from toy_trials import ToyFactory, toy_study
 
 from search import Observer, SearchRun, StudyResult, TrialRecord, run_study
+from search.control import Order, give_order
+from search.run import SearchHalted
 from spaces import ConfigError, StudyConfig
+from spaces.running import StorageConfig
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +80,8 @@ def test_whatever_happens_to_a_trial_the_study_goes_on(study: StudyConfig) -> No
     assert "ValueError: the loss became nan" in reasons[0]
     assert "verified_accuracy is nan" in reasons[1]
     assert "verified_accuracy is missing" in reasons[2]
-    assert "MemoryError" in reasons[3]
+    assert "RuntimeError: device-side assert triggered" in reasons[3]
+    assert result.records[3].lost_workers == 1, "tried again once, then it came back word for word"
     assert math.isnan(result.records[1].metrics["verified_accuracy"])
     assert [record.number for record in result.front] == [4]
 
@@ -107,31 +112,95 @@ def test_a_resumed_search_runs_only_what_is_left(study: StudyConfig) -> None:
     assert again.records == second.records
 
 
-def test_an_interrupted_search_is_consistent_and_can_be_resumed(study: StudyConfig) -> None:
+def test_an_interrupted_search_goes_on_from_its_checkpoints(
+    study: StudyConfig, tmp_path: Path
+) -> None:
     class Keep(Observer):
         def on_study_end(self, run: SearchRun, records: Any) -> None:
             self.run, self.records = run, records
 
-    keep = Keep()
+    keep, factory = Keep(), ToyFactory({1: "interrupt once"}, diary=tmp_path)
+    often = study.model_copy(
+        update={"storage": StorageConfig(path=study.storage.path, checkpoint_s=0)}
+    )
     with pytest.raises(KeyboardInterrupt):
-        search(study, ToyFactory({1: "interrupt"}), observers=[keep])
-    assert [(r.state, r.interrupted) for r in keep.records] == [
-        ("completed", False),
-        ("stopped", True),
-    ]
-    result = search(study, resume=True)
+        search(often, factory, observers=[keep])
+    assert [r.state for r in keep.records] == ["completed", "interrupted"]
+    assert [path.name for path in (keep.run.folder / "checkpoints").iterdir()] == ["trial_1.pt"]
+    result = search(often, factory, resume=True)
     assert result.run.folder == keep.run.folder
-    assert [r.state for r in result.records if not r.interrupted] == ["completed"] * 4
-    assert told(result)[1] == TrialState.FAIL
+    assert [r.state for r in result.records] == ["completed"] * 4
+    assert result.records[0] == keep.records[0]
+    assert result.records[1].params == keep.records[1].params
+    own = [epoch for number, epoch in factory.epochs_run() if number == 1]
+    assert own == [1, 2, 2, 3], "the epoch in which it was interrupted is run again, no other"
+    assert told(result) == [TrialState.COMPLETE] * 4
+    assert not list((result.run.folder / "checkpoints").iterdir())
     client = MlflowClient(study.tracking.uri)
     runs = {n: client.get_run(run_id) for n, run_id in result.trial_run_ids.items()}
-    assert {n: run.info.status for n, run in runs.items()} == {
-        0: "FINISHED",
-        1: "KILLED",
-        2: "FINISHED",
-        3: "FINISHED",
-        4: "FINISHED",
-    }
+    assert {n: run.info.status for n, run in runs.items()} == dict.fromkeys(range(4), "FINISHED")
+
+
+def test_without_a_checkpoint_an_interrupted_trial_starts_again(
+    study: StudyConfig, tmp_path: Path
+) -> None:
+    factory = ToyFactory({0: "interrupt once"}, diary=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        search(with_budget(study, 1), factory)
+    result = search(with_budget(study, 1), factory, resume=True)
+    assert [r.state for r in result.records] == ["completed"]
+    assert factory.epochs_run() == [(0, 1), (0, 2), (0, 1), (0, 2), (0, 3)]
+
+
+@pytest.mark.parametrize("order", ["pause", "stop"])
+def test_a_search_obeys_an_order_at_the_next_report(
+    study: StudyConfig, tmp_path: Path, order: Order
+) -> None:
+    class Person(Observer):
+        def on_report(self, record: TrialRecord) -> None:
+            if (record.number, record.epochs) == (1, 2):
+                give_order(tmp_path / "runs" / "toy" / "001", order)
+
+    factory = ToyFactory(diary=tmp_path)
+    result = search(study, factory, observers=[Person()])
+    states = [record.state for record in result.records]
+    if order == "stop":
+        assert states == ["completed", "stopped"]
+        assert result.is_finished
+        assert told(result) == [TrialState.COMPLETE, TrialState.PRUNED]
+    else:
+        assert states == ["completed", "interrupted"]
+        assert not result.is_finished
+    resumed = search(study, factory, resume=True)
+    assert resumed.is_finished
+    assert resumed.count("completed") == (3 if order == "stop" else 4)
+    own = [epoch for number, epoch in factory.epochs_run() if number == 1]
+    assert own == ([1, 2] if order == "stop" else [1, 2, 3])
+
+
+def test_one_search_has_one_driver(study: StudyConfig) -> None:
+    class Rival(Observer):
+        def on_trial_start(self, record: TrialRecord) -> None:
+            with pytest.raises(ConfigError, match=rf"is in use: process {os.getpid()} on "):
+                search(study, resume=True)
+
+    assert search(with_budget(study, 1), observers=[Rival()]).count("completed") == 1
+
+
+def test_resume_auto_starts_a_search_once(study: StudyConfig) -> None:
+    first = search(with_budget(study, 1), resume="auto")
+    second = search(with_budget(study, 1), resume="auto")
+    assert second.run.folder == first.run.folder
+    assert second.records == first.records
+
+
+def test_a_full_disk_halts_the_search_and_loses_nothing(study: StudyConfig, tmp_path: Path) -> None:
+    factory = ToyFactory({1: "fills the disk once"}, diary=tmp_path)
+    with pytest.raises(SearchHalted, match="had to halt: OSError.* No space left on device. Make"):
+        search(study, factory)
+    result = search(study, factory, resume=True)
+    assert [r.state for r in result.records] == ["completed"] * 4
+    assert [n for n, epoch in factory.epochs_run() if epoch == 3] == [0, 1, 2, 3]
 
 
 def test_what_cannot_be_resumed_is_refused_with_a_reason(study: StudyConfig) -> None:

@@ -45,9 +45,9 @@ def test_a_stopped_trial_is_pruned_without_values_and_a_failed_one_fails(
     sampling = Sampling(study, tmp_path)
     sampling.tell(replace(asked(sampling), state="stopped", metrics=METRICS))
     sampling.tell(replace(asked(sampling), state="failed", reason="Traceback: boom"))
-    sampling.tell(replace(asked(sampling), state="stopped", interrupted=True))
+    sampling.note(replace(asked(sampling), state="interrupted"))
     states = [trial.state for trial in sampling.optuna_study.trials]
-    assert states == [TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL]
+    assert states == [TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING]
     assert all(trial.values is None for trial in sampling.optuna_study.trials)
     assert sampling.optuna_study.best_trials == []
 
@@ -73,28 +73,48 @@ def test_the_journal_gives_records_back(study: StudyConfig, tmp_path: Path) -> N
     assert math.isnan(after[1].metrics["epoch"])
 
 
-def test_a_trial_that_was_left_running_is_failed_and_counts_as_interrupted(
+def test_a_trial_that_was_left_running_is_interrupted_and_can_be_told_later(
     study: StudyConfig, tmp_path: Path
 ) -> None:
     before = Sampling(study, tmp_path)
-    asked(before)
+    first, second = asked(before), asked(before)
+    before.note(replace(second, state="paused", epochs=2, lost_workers=1))
     after = Sampling(study, tmp_path)
-    (record,) = after.history()
-    assert (record.state, record.interrupted) == ("stopped", True)
+    unknown, noted = after.history()
+    assert (unknown.state, unknown.params, unknown.epochs) == ("interrupted", first.params, 0)
+    assert unknown.config == first.config
+    assert (noted.state, noted.epochs, noted.lost_workers) == ("paused", 2, 1)
+    after.tell(replace(unknown, state="completed", metrics=METRICS))
+    states = [trial.state for trial in after.optuna_study.trials]
+    assert states == [TrialState.COMPLETE, TrialState.RUNNING]
+
+
+def test_a_trial_that_was_still_being_proposed_is_forgotten(
+    study: StudyConfig, tmp_path: Path
+) -> None:
+    Sampling(study, tmp_path).optuna_study.ask()
+    after = Sampling(study, tmp_path)
+    assert after.history() == []
     assert after.optuna_study.trials[0].state == TrialState.FAIL
-    (again,) = Sampling(study, tmp_path).history()
-    assert again.interrupted
 
 
-def test_rung_scores_outlive_the_process(study: StudyConfig, tmp_path: Path) -> None:
+def test_an_end_that_was_noted_but_not_told_is_told(study: StudyConfig, tmp_path: Path) -> None:
+    before = Sampling(study, tmp_path)
+    before.note(replace(asked(before), state="completed", metrics=METRICS))
+    after = Sampling(study, tmp_path)
+    assert [record.state for record in after.history()] == ["completed"]
+    assert after.optuna_study.trials[0].values == [0.9, 0.7, 1e6]
+
+
+def test_rung_views_outlive_the_process(study: StudyConfig, tmp_path: Path) -> None:
     before = Sampling(study, tmp_path)
     record = asked(before)
-    before.note_rung(record.number, 3, 0.25)
-    before.note_rung(record.number, 9, math.nan)
-    scores = list(Sampling(study, tmp_path).rung_scores())
-    assert scores[0] == (0, 3, 0.25)
-    assert scores[1][:2] == (0, 9)
-    assert math.isnan(scores[1][2])
+    before.note_rung(record.number, 3, (0.25, 7.0))
+    before.note_rung(record.number, 9, (math.nan,))
+    views = list(Sampling(study, tmp_path).rung_views())
+    assert views[0] == (0, 3, (0.25, 7.0))
+    assert views[1][:2] == (0, 9)
+    assert math.isnan(views[1][2][0])
 
 
 def test_a_half_written_last_line_is_dropped(study: StudyConfig, tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_a_resumed_search_goes_on_in_the_same_run_and_fills_in_what_is_missing(
 
     records = [
         trial(run.study, 0, state="completed", metrics=METRICS),
-        trial(run.study, 1, state="stopped", interrupted=True, reason="interrupted"),
+        trial(run.study, 1, state="stopped", reason="stopped by a person"),
         trial(run.study, 2, state="completed", metrics=METRICS, epochs=3),  # MLflow was away
     ]
     second = MlflowTracker(run.study.tracking.uri)
