@@ -1,8 +1,8 @@
 """The index of a search: its ended trials in one file; MLflow takes 20 s to read 10,000 runs.
 
-The writer of a search (search/mlflow_runs.py) keeps it as an artifact of the search's run. It holds
-trials whose runs change no more but for their membership of the front; all others started at
-`since` or later, so that one query finds them.
+The writer of a search (search/tracking/runs.py) keeps it as an artifact of the search's run. It
+holds trials whose runs change no more but for their membership of the front; all others started
+at `since` or later, so that one query finds them.
 """
 
 from __future__ import annotations
