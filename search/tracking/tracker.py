@@ -28,7 +28,7 @@ class MlflowTracker(Observer):
         self.uri = uri
         self.run_id = ""
         self.trial_run_ids: dict[int, str] = {}
-        self._backlog = Backlog()
+        self.backlog = Backlog()
         self._runs: SearchRuns
         self._update: Update
         self._records: dict[int, TrialRecord] = {}
@@ -38,25 +38,25 @@ class MlflowTracker(Observer):
         self._run = run
         self._runs = open_search(self.uri, run)
         self.run_id, self.trial_run_ids = self._runs.run_id, self._runs.trial_run_ids
-        self._update = Update(run.study, self._backlog, self._runs, self.uri)
+        self._update = Update(run.study, self.backlog, self._runs, self.uri)
         for record in records:
             self._update.front.add(record)
             if not self._runs.has_ended(record.number):
-                self._backlog.add(record)
+                self.backlog.add(record)
 
     def on_trial_start(self, record: TrialRecord) -> None:
         """Note a trial that begins or goes on."""
-        self._backlog.add(record)
+        self.backlog.add(record)
         self._update.writer.wake()
 
     def on_report(self, record: TrialRecord) -> None:
         """Note the metrics of an epoch; they are written a few seconds' worth at a time."""
-        self._backlog.add(record, Point(record.epochs, _now(), record.metrics))
+        self.backlog.add(record, Point(record.epochs, _now(), record.metrics))
         self._update.writer.wake()
 
     def on_trial_end(self, record: TrialRecord) -> None:
         """Note the trial's end; its ticket and what it changes on the front follow from it."""
-        self._backlog.add(record)
+        self.backlog.add(record)
         self._update.writer.wake()
 
     def on_study_end(self, run: SearchRun, records: Sequence[TrialRecord]) -> None:
@@ -64,8 +64,8 @@ class MlflowTracker(Observer):
         self._records = {record.number: record for record in records}
         for record in records:
             if record.state in ENDS and not self._runs.has_ended(record.number):
-                self._backlog.add(record)
-        self._backlog.end = End(tuple(records), _now())
+                self.backlog.add(record)
+        self.backlog.end = End(tuple(records), _now())
         self.flush()
 
     def on_certify_start(
@@ -76,11 +76,11 @@ class MlflowTracker(Observer):
     ) -> None:
         """Note exact verdicts of an earlier part of this search that the store lacks."""
         for number in known.keys() - self._runs.exact:
-            self._backlog.exact[number] = Exact(self._records[number], known[number], _now())
+            self.backlog.exact[number] = Exact(self._records[number], known[number], _now())
 
     def on_certified(self, record: TrialRecord, found: ExactVerdicts | str) -> None:
         """Note exact verdicts, or why there are none, on a trial that has ended."""
-        self._backlog.exact[record.number] = Exact(record, found, _now())
+        self.backlog.exact[record.number] = Exact(record, found, _now())
         self._update.writer.wake()
 
     def on_certify_end(self) -> None:
@@ -93,13 +93,13 @@ class MlflowTracker(Observer):
         Waits as long as that makes progress, and a minute at most while the store is away.
         """
         self._update.writer.flush()
-        records = self._backlog.records()
+        records = self.backlog.records()
         missing = [record.name for record in records[:_NAMED]]
         if len(records) > _NAMED:
             missing.append(f"{len(records) - _NAMED} more trials")
-        if self._backlog.exact:
-            missing.append(f"exact verdicts on {len(self._backlog.exact)} trials")
-        if self._backlog.end is not None:
+        if self.backlog.exact:
+            missing.append(f"exact verdicts on {len(self.backlog.exact)} trials")
+        if self.backlog.end is not None:
             missing.append("the end of the search")
         if missing:
             warnings.warn(
