@@ -143,12 +143,13 @@ class SearchRuns:
         since = f"attributes.start_time >= {index.since}" if index else ""
         for child in children(self._client, run, since):
             trial = trial_of(child, self._uri)
+            if self.trial_run_ids.get(trial.number, trial.run_id) != trial.run_id:
+                self._unanswered.add(trial.number)  # made twice, by a driver that got no answer
             if child.info.status in ENDS.values():
                 self._adopt_ended(trial)
             elif trial.number not in self.trial_run_ids:
+                self.trial_run_ids[trial.number] = trial.run_id
                 self._open[trial.number] = TrialRun(trial, child.info.status)
-            if trial.run_id != self.trial_run_ids.setdefault(trial.number, trial.run_id):
-                self._unanswered.add(trial.number)  # made twice, by a driver that got no answer
         for child in children(self._client, run, f"tags.{PARETO} = 'true'"):
             self.members.add(trial_of(child, self._uri).number)
 

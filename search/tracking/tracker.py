@@ -93,7 +93,7 @@ class MlflowTracker(Observer):
         Waits as long as that makes progress, and a minute at most while the store is away.
         """
         self._update.writer.flush()
-        records = self.backlog.records()
+        records = sorted(self.backlog.records(), key=lambda record: record.number)
         missing = [record.name for record in records[:_NAMED]]
         if len(records) > _NAMED:
             missing.append(f"{len(records) - _NAMED} more trials")

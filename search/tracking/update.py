@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
 from functools import partial
+
+from mlflow.exceptions import MlflowException
 
 from search.ranking import GrowingFront, pareto_ranks
 from search.tracking.backlog import Backlog, End
@@ -31,8 +34,11 @@ class Update:
         self._index_is_old = False
         self._next_index = 0.0
 
-    def __call__(self, everything: bool) -> None:
-        """Write what is due, or everything; raises when the store takes nothing at all."""
+    def __call__(self, everything: bool) -> bool:
+        """Write what is due, or everything, and return whether the store has taken all of it.
+
+        Raises when the store takes nothing at all.
+        """
         for number in self._backlog.due(everything):
             self._write_trial(number)
         self._mark_members()
@@ -41,12 +47,15 @@ class Update:
         if everything and self._backlog.end is not None:
             self._write_end(self._backlog.end)
         self._write_index(everything)
+        return not self.refused
 
     def _write_trial(self, number: int) -> None:
         news = self._backlog.take(number)
-        self.front.add(news.record)
-        member = number in self.front.members
-        write = partial(self._runs.write, news.record, news.points, member)
+
+        def write() -> None:
+            self.front.add(news.record)
+            self._runs.write(news.record, news.points, number in self.front.members)
+
         try:
             is_written = self._try(news.record.name, write)
         except Exception:
@@ -91,6 +100,8 @@ class Update:
         try:
             write()
         except Exception as error:
+            if _concerns_all(error):
+                raise
             self._runs.probe()
             self.writer.succeeded()
             if not self.refused:
@@ -104,3 +115,10 @@ class Update:
         self._index_is_old = True
         self.writer.succeeded()
         return True
+
+
+def _concerns_all(error: Exception) -> bool:
+    """Whether an error is the store's own: its database or disk does not take what it should."""
+    if isinstance(error, MlflowException):
+        return bool(error.error_code == "TEMPORARILY_UNAVAILABLE")
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

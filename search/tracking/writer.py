@@ -10,18 +10,20 @@ from collections.abc import Callable
 
 _EVERY_S = 1.0  # between two looks at what there is to write
 _SLOWEST_S = 15.0  # between two tries while the store is away
+_TRIES = 3  # of writing everything, if the store refuses a part of it
 _PATIENCE_S = 60.0  # for a store that is away when everything has to be written
 
 
 class BackgroundWriter:
     """Calls `write(everything)` once a second in a thread of its own.
 
-    `write` brings a store up to date and raises when the store takes nothing; it is then called
-    again, less and less often. With `everything` set it leaves nothing for later. Whoever hands
-    over work calls `wake`, in the one thread in which warnings are to appear.
+    `write` brings a store up to date and returns whether the store has taken all that it was given.
+    It raises when the store takes nothing; it is then called again, less and less often. With
+    `everything` set it leaves nothing for later. Whoever hands over work calls `wake`, in the one
+    thread in which warnings are to appear.
     """
 
-    def __init__(self, write: Callable[[bool], None], store: str) -> None:
+    def __init__(self, write: Callable[[bool], bool], store: str) -> None:
         self._write, self._store = write, store
         self._thread: threading.Thread | None = None
         self._condition = threading.Condition()
@@ -61,34 +63,28 @@ class BackgroundWriter:
     def succeeded(self) -> None:
         """Called by `write` whenever the store has taken something."""
         self._last_success = time.monotonic()
-        if self._away_since is not None:
-            away = time.time() - self._away_since
-            self._away_since = None
-            self.say(
-                f"MLflow at {self._store} is back after {away:.0f} s: what is missing there "
-                "is being written"
-            )
 
     def say(self, message: str) -> None:
         """Have a warning appear in the thread that hands over work."""
         self._messages.append(message)
 
     def _run(self) -> None:
-        pause = _EVERY_S
-        while not self._given_up:
+        pause, tries_left = _EVERY_S, _TRIES
+        while not self._given_up and tries_left:
             with self._condition:
-                if not self._closing or self._away_since is not None:
+                if not self._closing or self._away_since is not None or tries_left < _TRIES:
                     self._condition.wait(min(pause, _EVERY_S) if self._closing else pause)
                 everything = self._closing
             try:
-                self._write(everything)
+                is_done = self._write(everything)
             except Exception as error:  # whatever it is, it must not end the thread unseen
                 self._went_away(error)
                 pause = min(2 * pause, _SLOWEST_S)
                 continue
+            self._came_back()
             pause = _EVERY_S
             if everything:
-                return
+                tries_left = 0 if is_done else tries_left - 1
 
     def _went_away(self, error: Exception) -> None:
         if self._away_since is None:
@@ -97,6 +93,14 @@ class BackgroundWriter:
                 f"MLflow at {self._store} cannot be written to since {time.strftime('%H:%M:%S')} "
                 f"({first_line(error)}). The search goes on, and what is missing there is written "
                 "as soon as it can be"
+            )
+
+    def _came_back(self) -> None:
+        if self._away_since is not None:
+            away = time.time() - self._away_since
+            self._away_since = None
+            self.say(
+                f"MLflow at {self._store} is back after {away:.0f} s, and has what it had missed"
             )
 
     def _warn(self) -> None:
