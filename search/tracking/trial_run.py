@@ -85,7 +85,9 @@ class TrialRun:
             if point.epoch > last:
                 new.append(point)
                 last = point.epoch
-        if record.state in ENDS and record.epochs > last:  # its points were lost with a driver
+        has_none = not new and not self._metrics
+        if record.state in ENDS and (record.epochs > last or has_none):
+            # Its points ended with a driver that was killed, or with a search in an outage.
             new.append(Point(record.epochs, ended_at(record), record.metrics))
         return new
 
