@@ -27,6 +27,8 @@ DEFAULT_URI = "sqlite:///mlflow.db"
 NEWEST, ALL = "newest", "all"
 _PAGE = 1000
 _IDS_AT_ONCE = 200
+_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+_set_here: dict[str, str] = {}  # variables of the environment
 
 
 def read_study(
@@ -151,10 +153,12 @@ def _check_database(path: Path) -> None:
         ) from error
 
 
-def limit_waiting() -> None:
+def limit_waiting(retries: int = 2) -> None:
     """Make MLflow give up on a server after seconds, not minutes, unless a person set otherwise."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    fewest = min(retries, int(_set_here.get(_RETRIES, retries)))
+    for name, value in ((_RETRIES, str(fewest)), ("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")):
+        if os.environ.get(name) == _set_here.get(name):  # not set, or by us
+            os.environ[name] = _set_here[name] = value
 
 
 def _resolve(

@@ -1,8 +1,8 @@
 """What MLflow costs a search: writing trials in the background, and finding the front among them.
 
-    uv run benchmarks/tracking.py [--trials 1000] [--uri sqlite:///FILE]
+    uv run benchmarks/tracking.py [--trials 1000] [--epochs 50] [--uri sqlite:///FILE]
 
-Writes trials of 50 epochs and 10 metrics as fast as it can, without training anything, and prints
+Writes trials of 10 metrics as fast as it can, without training anything, and prints
 seconds and CPU seconds per trial, for how long a report keeps the driver (which is all that a trial
 could ever wait for MLflow), and how much memory the process gains. Then asks a new process for the
 front of the study, by the search's index and, for comparison, from all runs.
@@ -25,7 +25,6 @@ from search.records import SearchRun, TrialRecord
 from search.tracking import MlflowTracker
 from spaces import StudyConfig
 
-EPOCHS = 50
 MOST_WAITING = 50  # trials: the driver of this benchmark is thousands of times faster than training
 COLD = """
 import sys, time
@@ -48,7 +47,7 @@ print(f"read_study from all runs               {t4 - t3:8.2f} s  (the same trial
 """
 
 
-def a_study(folder: Path, uri: str) -> StudyConfig:
+def a_study(folder: Path, uri: str, epochs: int) -> StudyConfig:
     return StudyConfig.from_dict(
         {
             "name": "tracking",
@@ -58,17 +57,17 @@ def a_study(folder: Path, uri: str) -> StudyConfig:
                 "topology": {"method": "rigl", "density": {"low": 0.02, "high": 0.3, "log": True}},
                 "optimizer": {"lr": {"low": 3e-4, "high": 1e-2, "log": True}},
             },
-            "budget": {"trials": 1, "epochs": EPOCHS},
+            "budget": {"trials": 1, "epochs": epochs},
             "tracking": {"uri": uri},
             "storage": {"path": str(folder)},
         }
     )
 
 
-def figures(epoch: int, rng: np.random.Generator) -> dict[str, float]:
-    """Ten metrics after an epoch."""
+def figures(progress: float, epoch: int, rng: np.random.Generator) -> dict[str, float]:
+    """Ten metrics after an epoch; `progress` is the share of the training that is done."""
     density, skill, spread = (float(x) for x in rng.random(3))
-    natural = skill * epoch / EPOCHS
+    natural = skill * progress
     return {
         "epoch": float(epoch),
         "natural_accuracy": natural,
@@ -78,7 +77,7 @@ def figures(epoch: int, rng: np.random.Generator) -> dict[str, float]:
         "num_active_parameters": 1e5 * density,
         "inference_flops": 1e6 * density,
         "training_flops": 1e9 * epoch,
-        "train_epsilon": 0.05 * epoch / EPOCHS,
+        "train_epsilon": 0.05 * progress,
         "rung_score": natural,
     }
 
@@ -129,8 +128,9 @@ def one_trial(
     }
     record = TrialRecord(number, params, space.decode(params), time.time())
     tracker.on_trial_start(record)
-    for epoch in range(1, EPOCHS + 1):
-        record = replace(record, epochs=epoch, metrics=figures(epoch, rng))
+    epochs = record.config.epochs
+    for epoch in range(1, epochs + 1):
+        record = replace(record, epochs=epoch, metrics=figures(epoch / epochs, epoch, rng))
         before = time.perf_counter()
         tracker.on_report(record)
         reports.append(time.perf_counter() - before)
@@ -149,11 +149,12 @@ def memory_mb() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--uri", help="an MLflow store; without it a new SQLite file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         uri = arguments.uri or f"sqlite:///{name}/mlflow.db"
-        write(a_study(Path(name), uri), Path(name), arguments.trials)
+        write(a_study(Path(name), uri, arguments.epochs), Path(name), arguments.trials)
         subprocess.run([sys.executable, "-c", COLD, uri], check=True)
 
 

@@ -41,16 +41,12 @@ def open_search(uri: str, search: SearchRun) -> SearchRuns:
 
 
 def _be_quiet() -> None:
-    """Keep MLflow from printing, and from asking for a run twice when a server is slow to answer.
-
-    A variable of its own that a person has set stands.
-    """
+    """Keep MLflow from printing, and from asking a slow server for the same run twice."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is told by a warning
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    limit_waiting()
+    limit_waiting(retries=0)
 
 
 def _open_experiment(client: MlflowClient, uri: str) -> str:

@@ -1,6 +1,8 @@
 """What a search leaves in MLflow."""
 
 import json
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from mlflow.tracking import MlflowClient
 from toy_trials import toy_study
 from tracked import METRICS, history, report, trial
 
+from analysis import store as store_module
+from analysis.store import limit_waiting
 from search.records import SearchRun
 from search.run import STUDY_FILE
 from search.tracking import MlflowTracker
@@ -170,6 +174,31 @@ def test_an_address_that_cannot_be_opened_is_an_error_that_names_it(run: SearchR
     tracker = MlflowTracker("sqlite:////proc/nowhere/mlflow.db")
     with pytest.raises(ConfigError, match=r"tracking.uri: sqlite:////proc/nowhere/mlflow.db"):
         tracker.on_study_start(run, [])
+
+
+def test_a_server_that_is_not_there_is_an_error_within_seconds(run: SearchRun) -> None:
+    tracker = MlflowTracker("http://127.0.0.1:9")
+    started = time.monotonic()
+    with pytest.raises(ConfigError, match=r"tracking.uri: http://127.0.0.1:9 cannot be written to"):
+        tracker.on_study_start(run, [])
+    assert time.monotonic() - started < 5
+
+
+def test_mlflow_asks_for_nothing_twice_unless_a_person_wants_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    monkeypatch.setattr(store_module, "_set_here", {})
+    monkeypatch.delenv(name, raising=False)
+    limit_waiting()
+    assert os.environ[name] == "2"  # reading may be tried again
+    limit_waiting(retries=0)
+    assert os.environ[name] == "0"  # a run that is asked for twice may be made twice
+    limit_waiting()
+    assert os.environ[name] == "0"
+    monkeypatch.setenv(name, "5")
+    limit_waiting(retries=0)
+    assert os.environ[name] == "5"
 
 
 # Trials that do not go on at once -----------------------------------------------------------------

@@ -49,9 +49,14 @@ def completed(tracker: MlflowTracker, record: TrialRecord, epochs: int = 3) -> T
 
 def runs_in_store(tracker: MlflowTracker) -> dict[int, Run]:
     """The active runs of the trials; every trial has one."""
-    client = MlflowClient(tracker.uri)
+    return runs_of(tracker.uri, tracker.run_id)
+
+
+def runs_of(uri: str, run_id: str) -> dict[int, Run]:
+    """The same for any search."""
+    client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("goldenticket").experiment_id
-    found = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{tracker.run_id}'")
+    found = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{run_id}'")
     numbers = [int(found_run.data.tags["goldenticket.number"]) for found_run in found]
     assert len(set(numbers)) == len(numbers), f"trials with two runs among {sorted(numbers)}"
     return dict(zip(numbers, found, strict=True))
