@@ -40,6 +40,11 @@ class SearchRuns:
         self._adopt(run)
 
     @property
+    def unfinished(self) -> list[int]:
+        """The trials whose end the store does not have, though it has a run of theirs."""
+        return list(self._open)
+
+    @property
     def num_ended(self) -> int:
         """How many trials the store has with their ends."""
         return len(self._ended)
@@ -97,18 +102,20 @@ class SearchRuns:
         if metrics:
             self.exact.add(record.number)
 
+    def wait(self, number: int) -> None:
+        """Say that nobody works on a trial that has not ended, until the search is resumed."""
+        self._open[number].wait(self._client)
+
     def end(self, records: Iterable[TrialRecord], now: int) -> None:
         """Write how the search ended; `now` is in milliseconds since 1970."""
-        states = [record.state for record in records]
-        counts = {f"num_{state}": sum(s == state for s in states) for state in ENDS}
+        states = [str(record.state) for record in records]
+        counts = {f"num_{state}": states.count(state) for state in ENDS}
         counts["front_size"] = len(self.members)
         metrics = [Metric(name, value, now, len(states)) for name, value in counts.items()]
         self._client.log_batch(self.run_id, metrics=metrics)
-        for trial_run in self._open.values():
-            trial_run.wait(self._client)
         for number in sorted(self._unanswered & self.trial_run_ids.keys()):
             self._delete_others(number)
-        status = "KILLED" if self._open else "FINISHED"
+        status = "FINISHED" if set(states) <= ENDS.keys() else "KILLED"
         self._client.set_terminated(self.run_id, status, now)
 
     def write_index(self, unwritten: Iterable[TrialRecord]) -> None:

@@ -137,9 +137,8 @@ def tags_of(record: TrialRecord, member: bool) -> dict[str, str]:
     tags = {"goldenticket.state": str(record.state), PARETO: "true" if member else "false"}
     if record.state in ENDS:
         tags.update({f"goldenticket.{name}": text for name, text in record.provenance.items()})
-        if record.reason is not None:
-            last_line = record.reason.strip().splitlines()[-1]
-            tags["goldenticket.reason"] = last_line[:MAX_VALUE]
+        if reason := (record.reason or "").strip():
+            tags["goldenticket.reason"] = reason.splitlines()[-1][:MAX_VALUE]
     return tags
 
 

@@ -83,6 +83,8 @@ class Update:
             if self._runs.has_ended(number):
                 what = f"the rank of trial_{number}"
                 self._try(what, partial(self._runs.rank, number, rank, end.time))
+        for number in self._runs.unfinished:
+            self._try(f"that trial_{number} waits", partial(self._runs.wait, number))
         if self._try("the end of the search", partial(self._runs.end, end.records, end.time)):
             self._backlog.end = None
 

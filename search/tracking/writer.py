@@ -70,11 +70,13 @@ class BackgroundWriter:
 
     def _run(self) -> None:
         pause, tries_left = _EVERY_S, _TRIES
-        while not self._given_up and tries_left:
+        while tries_left:
             with self._condition:
                 if not self._closing or self._away_since is not None or tries_left < _TRIES:
                     self._condition.wait(min(pause, _EVERY_S) if self._closing else pause)
                 everything = self._closing
+            if self._given_up:
+                return
             try:
                 is_done = self._write(everything)
             except Exception as error:  # whatever it is, it must not end the thread unseen

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -289,12 +290,17 @@ def test_a_run_that_a_person_deletes_in_mid_search_costs_one_warning(
     record = report(tracker, record, 1)
     tracker.flush()
     faulty.client.delete_run(tracker.trial_run_ids[0])
-    with pytest.warns(RuntimeWarning, match="did not take trial_0"):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         record = report(tracker, record, 2)
         others = [completed(tracker, trial(run.study, number)) for number in (1, 2)]
         tracker.flush()
+        tracker.on_study_end(run, [replace(record, state="failed"), *others])
+    assert ["did not take trial_0" in text for text in told(caught)] == [True, False, False]
+    assert ["lacks trial_0. " in text for text in told(caught)] == [False, True, True]
     assert runs_in_store(tracker).keys() == {1, 2}
-    assert len(others) == 2
+    own = faulty.client.get_run(tracker.run_id)
+    assert (own.info.status, own.data.metrics["num_completed"]) == ("FINISHED", 2)
 
 
 def test_the_note_of_a_search_names_its_store_and_run(
