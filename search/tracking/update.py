@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from search.ranking import GrowingFront, pareto_ranks
 from search.tracking.backlog import Backlog, End
 from search.tracking.runs import SearchRuns
-from search.tracking.writer import BackgroundWriter, first_line
+from search.tracking.writer import BackgroundWriter, reason_of
 from spaces.study import StudyConfig
 
 _RETRY_S = 30.0  # for what the store refuses although it takes other things
@@ -108,10 +108,10 @@ class Update:
             self.writer.succeeded()
             if not self.refused:
                 self.writer.say(
-                    f"MLflow at {self._store} did not take {what}: {first_line(error)}. The search "
+                    f"MLflow at {self._store} did not take {what}: {reason_of(error)}. The search "
                     "goes on, and it is tried again"
                 )
-            self.refused[what] = first_line(error)
+            self.refused[what] = reason_of(error)
             return False
         self.refused.pop(what, None)
         self._index_is_old = True

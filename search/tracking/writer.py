@@ -93,7 +93,7 @@ class BackgroundWriter:
             self._away_since = time.time()
             self.say(
                 f"MLflow at {self._store} cannot be written to since {time.strftime('%H:%M:%S')} "
-                f"({first_line(error)}). The search goes on, and what is missing there is written "
+                f"({reason_of(error)}). The search goes on, and what is missing there is written "
                 "as soon as it can be"
             )
 
@@ -110,8 +110,12 @@ class BackgroundWriter:
             warnings.warn(self._messages.popleft(), RuntimeWarning, stacklevel=3)
 
 
-def first_line(error: Exception) -> str:
-    """What an error says, in one line of bearable length; its class if it says nothing."""
-    text = str(error).strip() or type(error).__name__
-    line = text.splitlines()[0]
-    return line if len(line) <= 300 else line[:297] + "..."
+def reason_of(error: BaseException) -> str:
+    """Why something could not be written, in one line: of a failed connection the system's word."""
+    innermost = error
+    while (deeper := innermost.__cause__ or innermost.__context__) is not None:
+        innermost = deeper
+    if isinstance(innermost, OSError):
+        error = innermost
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= 200 else line[:197] + "..."

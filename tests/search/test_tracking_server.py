@@ -129,6 +129,8 @@ def test_a_server_that_is_killed_and_comes_back_costs_no_trial_and_no_time(
     told = [str(warning.message) for warning in caught if warning.category is RuntimeWarning]
     assert len(told) == 2
     assert f"MLflow at {server.uri} cannot be written to since " in told[0]
+    assert "Connection" in told[0]  # refused, reset or aborted
+    assert len(told[0]) < 300
     assert " is back after " in told[1]
 
     assert [r.state for r in result.records].count("completed") == 13
