@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
 from mlflow.exceptions import MlflowException
 
 from analysis.errors import FrontError
@@ -17,7 +15,8 @@ from analysis.files import ticket_folder
 from analysis.front import check_rule, load_front
 from analysis.manifest import MANIFEST, ONNX, TENSORS, read_manifest, write_manifest
 from analysis.onnx_model import BATCH_SIZES, check_onnx, write_onnx
-from analysis.store import Trial, open_store, read_study
+from analysis.recorded import Trial
+from analysis.store import no_progress_bar, open_store, read_study
 from analysis.ticket import Ticket, load_ticket
 from spaces.metrics import Constraint
 from trainers.data import load_data
@@ -90,7 +89,7 @@ def _download(trial: Trial, folder: Path) -> None:
                 f"run {trial.run_id} (trial {trial.number}, {trial.state}) has no ticket: only "
                 "completed trials have one; `goldenticket front` lists them"
             )
-        with tempfile.TemporaryDirectory() as scratch, _no_progress_bar():
+        with tempfile.TemporaryDirectory() as scratch, no_progress_bar():
             for name in (MANIFEST, TENSORS):
                 path = client.download_artifacts(trial.run_id, f"{ARTIFACT}/{name}", scratch)
                 shutil.copyfile(path, folder / name)
@@ -99,17 +98,6 @@ def _download(trial: Trial, folder: Path) -> None:
             f"the ticket of run {trial.run_id} cannot be read from the artifacts of "
             f"{trial.tracking_uri}: {error}"
         ) from error
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    variable = MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
-    before = variable.get_raw()
-    variable.set(False)
-    try:
-        yield
-    finally:
-        variable.unset() if before is None else variable.set(before)
 
 
 def add_onnx(ticket: Ticket, folder: Path) -> None:

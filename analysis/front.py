@@ -13,7 +13,8 @@ from pathlib import Path
 from analysis import pareto
 from analysis.errors import FrontError
 from analysis.pareto import direction_of
-from analysis.store import NEWEST, StudyRecord, Trial, read_study
+from analysis.recorded import StudyRecord, Trial
+from analysis.store import NEWEST, are_there, read_study
 from spaces.metrics import Constraint, Direction, metric
 from spaces.study import DEFAULT_OBJECTIVES
 
@@ -186,6 +187,17 @@ def load_front(
     """
     constraints = tuple(c if isinstance(c, Constraint) else Constraint.parse(c) for c in where)
     record = read_study(study, tracking_uri=tracking_uri, study_run=study_run)
+    found = _front(record, constraints, objectives)
+    unconfirmed = record.unconfirmed & {trial.run_id for trial in found.members}
+    if are_there(record.tracking_uri, unconfirmed):
+        return found
+    record = read_study(study, tracking_uri=tracking_uri, study_run=study_run, use_index=False)
+    return _front(record, constraints, objectives)
+
+
+def _front(
+    record: StudyRecord, constraints: tuple[Constraint, ...], objectives: Sequence[str] | None
+) -> Front:
     names = tuple(objectives or record.objectives or DEFAULT_OBJECTIVES)
     directions = [direction_of(name) for name in names]
     completed = [trial for trial in record.trials if trial.state == "completed"]
@@ -204,8 +216,9 @@ def load_front(
     keep = pareto.nondominated(values, directions)
     members = [trial for trial, kept in zip(candidates, keep, strict=True) if kept]
     members.sort(key=lambda trial: [_cost(trial, name) for name in _table_order(names)])
-    unranked = [trial for trial in completed if trial not in ranked]
-    return Front(record, names, constraints, tuple(candidates), tuple(members), tuple(unranked))
+    lacking = {trial.run_id for trial in completed} - {trial.run_id for trial in ranked}
+    unranked = tuple(trial for trial in completed if trial.run_id in lacking)
+    return Front(record, names, constraints, tuple(candidates), tuple(members), unranked)
 
 
 def _table_order(names: Sequence[str]) -> list[str]:

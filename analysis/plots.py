@@ -30,7 +30,7 @@ from analysis.plot_style import (
     save_figure,
 )
 from analysis.plots_html import to_html
-from analysis.store import Trial
+from analysis.recorded import Trial
 
 X, Y, COLOUR = "natural_accuracy", "verified_accuracy", "inference_flops"
 # Lightness falls all the way, so that few FLOPs are light in grey too.

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 from analysis.front import Front
 from analysis.plot_style import SVG, page, svg_image
-from analysis.store import Trial
+from analysis.recorded import Trial
 
 _CSS = """
 th:last-child, td:last-child { text-align: left; font-family: ui-monospace, monospace; }

@@ -1,153 +1,127 @@
-"""Reading studies from MLflow; the only writer is search/tracking.py."""
+"""Reading studies from MLflow; the only writer is search/tracking."""
 
 from __future__ import annotations
 
 import difflib
-import math
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+import sys
+import tempfile
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
-from mlflow.entities import Run
+from mlflow.entities import Experiment, Run, ViewType
+from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from analysis.errors import FrontError
+from analysis.recorded import StudyRecord, Trial
+from analysis.trial_index import INDEX, INDEX_TAG, PARETO, TrialIndex, unpack
 from spaces.study import StudyConfig
 
 EXPERIMENT = "goldenticket"
 DEFAULT_URI = "sqlite:///mlflow.db"
 NEWEST, ALL = "newest", "all"
 _PAGE = 1000
-_EXACT: Mapping[str, Any] = {
-    "bound": str,
-    "split": str,
-    "num_examples": int,
-    "num_unknown": int,
-    "seconds": float,
-}
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One recorded trial: a child run of its study's run.
-
-    `number` is its place in the study, from 0; `metrics` holds the last value of each metric of
-    docs/contract.md, without those that are not finite.
-    """
-
-    run_id: str
-    number: int
-    state: str
-    metrics: Mapping[str, float]
-    params: Mapping[str, str]
-    tags: Mapping[str, str]
-    tracking_uri: str
-
-    @property
-    def bound(self) -> str:
-        """The cascade of bounds behind its verified accuracy."""
-        return self.tags.get("goldenticket.bound", "unknown")
-
-    @property
-    def split(self) -> str:
-        """The split on which it was measured."""
-        return self.tags.get("goldenticket.split", "unknown")
-
-    @property
-    def radius(self) -> float | None:
-        """The l-infinity radius of its verified accuracy, in data units; None if not recorded."""
-        recorded = self.params.get("evaluation.radius")
-        return None if recorded is None else float(recorded)
-
-    @property
-    def num_examples(self) -> int | None:
-        """On how many examples it was measured; None if not recorded."""
-        recorded = self.tags.get("goldenticket.num_examples")
-        return None if recorded is None else int(recorded)
-
-    @property
-    def num_timeouts(self) -> int:
-        """How many examples its verified accuracy left open for lack of time."""
-        return int(self.tags.get("goldenticket.num_timeouts", 0))
-
-    @property
-    def provenance(self) -> str:
-        """How its accuracies were obtained, for people."""
-        examples = "an unknown number of" if self.num_examples is None else self.num_examples
-        radius = "unknown" if self.radius is None else f"{self.radius:g}"
-        return (
-            f"{self.split} split, {examples} examples  ·  radius {radius} (l∞)  ·  "
-            f"verified by {self.bound.replace('+', ' + ')}"
-        )
-
-    @property
-    def exact(self) -> dict[str, str | int | float] | None:
-        """How its exact_* metrics were obtained: bound, split, counts and seconds; or None."""
-        tags = {name: self.tags.get(f"goldenticket.exact_{name}") for name in _EXACT}
-        if any(tag is None for tag in tags.values()):
-            return None
-        return {name: _EXACT[name](tag) for name, tag in tags.items()}
-
-    @property
-    def method(self) -> str:
-        """Its topology method."""
-        return self.params.get("topology.method", "unknown")
-
-
-@dataclass(frozen=True)
-class StudyRecord:
-    """All recorded trials of a study, completed or not, in their order."""
-
-    name: str
-    tracking_uri: str
-    run_ids: tuple[str, ...]
-    trials: tuple[Trial, ...]
-    objectives: tuple[str, ...] | None
-
-    def count(self, state: str) -> int:
-        """How many trials are in a state: completed, stopped or failed."""
-        return sum(trial.state == state for trial in self.trials)
-
-    def trial(self, run_id: str) -> Trial:
-        """The trial with this run id; its first characters suffice when no other has them."""
-        found = [trial for trial in self.trials if trial.run_id.startswith(run_id)]
-        if len(found) == 1 and run_id:
-            return found[0]
-        if not found or not run_id:
-            raise FrontError(
-                f"study {self.name!r} has no run {run_id!r}: `goldenticket front {self.name}` "
-                "lists the runs on the front"
-            )
-        raise FrontError(
-            f"{len(found)} runs of study {self.name!r} start with {run_id!r}: give more of the id"
-        )
+_IDS_AT_ONCE = 200
+_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+_set_here: dict[str, str] = {}  # variables of the environment
 
 
 def read_study(
-    study: str | Path, *, tracking_uri: str | None = None, study_run: str = NEWEST
+    study: str | Path,
+    *,
+    tracking_uri: str | None = None,
+    study_run: str = NEWEST,
+    use_index: bool = True,
 ) -> StudyRecord:
     """Read a study by its name or YAML file: its newest search, `all`, or the one with a run id.
 
-    FrontError when there is no such tracking store or study; it lists the names that exist.
+    Large searches keep an index of their trials; without `use_index` every run is read instead,
+    with the same result. FrontError when there is no such tracking store or study; it lists the
+    names that exist.
     """
     name, uri, objectives = _resolve(study, tracking_uri)
     client = open_store(uri)
-    runs = _runs_of_study(client, name, uri)
-    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    chosen = _choose(parents, study_run, name)
+    try:
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        searches = _searches(client, experiment, name, uri)
+        chosen = _choose(searches, study_run, name)
+        parts = [_read_trials(client, run, uri, use_index) for run in chosen]
+    except MlflowException as error:
+        raise FrontError(f"the tracking store {uri} cannot be read: {error.message}") from error
     if objectives is None:
-        stated = chosen[0].data.tags.get("goldenticket.objectives") if chosen else None
-        objectives = tuple(stated.split(",")) if stated else None
-    ids = tuple(run.info.run_id for run in chosen)
-    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") in ids]
-    children.sort(key=lambda run: (run.info.start_time, run.info.run_id))
-    trials = tuple(_trial(run, place, uri) for place, run in enumerate(children))
-    return StudyRecord(name, uri, ids, trials, objectives)
+        objectives = tuple(chosen[0].data.tags["goldenticket.objectives"].split(","))
+    trials = sorted((t for part, _ in parts for t in part), key=lambda t: (t.started, t.run_id))
+    return StudyRecord(
+        name=name,
+        tracking_uri=uri,
+        run_ids=tuple(run.info.run_id for run in chosen),
+        trials=tuple(trials),
+        objectives=objectives,
+        unconfirmed=frozenset().union(*(ids for _, ids in parts)),
+    )
+
+
+def _read_trials(
+    client: MlflowClient, search: Run, uri: str, use_index: bool
+) -> tuple[list[Trial], set[str]]:
+    """All trials of one search, and the ids of those that only its index was asked for."""
+    index = read_index(client, search, uri) if use_index else None
+    if index is None:
+        return [trial_of(run, uri) for run in children(client, search)], set()
+    since = children(client, search, f"attributes.start_time >= {index.since}")
+    front = children(client, search, f"tags.{PARETO} = 'true'")
+    gone = {run.info.run_id for run in children(client, search, view=ViewType.DELETED_ONLY)}
+    fresh = [trial_of(run, uri) for run in (*since, *front)]
+    trials = index.brought_up_to_date(fresh, gone)
+    return trials, index.trials.keys() - {trial.run_id for trial in fresh} - gone
+
+
+def read_index(client: MlflowClient, search: Run, uri: str) -> TrialIndex | None:
+    """The index of a search; None without one, or when it may not be relied on."""
+    if search.data.tags.get(INDEX_TAG) != INDEX:
+        return None
+    try:
+        with tempfile.TemporaryDirectory() as scratch, no_progress_bar():
+            path = client.download_artifacts(search.info.run_id, INDEX, scratch)
+            return unpack(Path(path).read_bytes(), uri)
+    except (MlflowException, OSError, EOFError, ValueError, zlib.error):
+        return None  # it is being replaced at this moment, or was removed: the runs have it all
+
+
+def children(
+    client: MlflowClient, search: Run, condition: str = "", view: int = ViewType.ACTIVE_ONLY
+) -> list[Run]:
+    """The runs of a search's trials that satisfy a condition, earliest start first."""
+    query = f"tags.mlflow.parentRunId = '{search.info.run_id}'"
+    if condition:
+        query += f" and {condition}"
+    found = _search(client, search.info.experiment_id, query, view)
+    runs = [run for run in found if "goldenticket.number" in run.data.tags]  # not a person's own
+    return sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
+
+
+def are_there(uri: str, run_ids: Collection[str]) -> bool:
+    """Whether the store still has all these runs."""
+    if not run_ids:
+        return True
+    client, ids = open_store(uri), sorted(run_ids)
+    try:
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            return False
+        for first in range(0, len(ids), _IDS_AT_ONCE):
+            some = ids[first : first + _IDS_AT_ONCE]
+            query = f"attributes.run_id IN ({', '.join(map(repr, some))})"
+            if len(_search(client, experiment.experiment_id, query)) < len(some):
+                return False
+    except MlflowException as error:
+        raise FrontError(f"the tracking store {uri} cannot be read: {error.message}") from error
+    return True
 
 
 def open_store(uri: str) -> MlflowClient:
@@ -179,10 +153,12 @@ def _check_database(path: Path) -> None:
         ) from error
 
 
-def limit_waiting() -> None:
+def limit_waiting(retries: int = 2) -> None:
     """Make MLflow give up on a server after seconds, not minutes, unless a person set otherwise."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    fewest = min(retries, int(_set_here.get(_RETRIES, retries)))
+    for name, value in ((_RETRIES, str(fewest)), ("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")):
+        if os.environ.get(name) == _set_here.get(name):  # not set, or by us
+            os.environ[name] = _set_here[name] = value
 
 
 def _resolve(
@@ -195,39 +171,36 @@ def _resolve(
     return study, uri, None
 
 
-def _runs_of_study(client: MlflowClient, name: str, uri: str) -> list[Run]:
-    runs: list[Run] = []
-    if not set(name) & set("'\"`\\"):  # such a name cannot be asked for, and no study has one
-        runs = _search(client, f"tags.goldenticket.study = '{name}'", uri)
-    if runs:
-        return runs
-    names = sorted(
-        {run.data.tags.get("goldenticket.study", "") for run in _search(client, "", uri)}
-    )
-    known = [n for n in names if n]
+def _searches(
+    client: MlflowClient, experiment: Experiment | None, name: str, uri: str
+) -> list[Run]:
+    """The runs of all searches of a study, without their trials: those have no objectives."""
+    is_search = "tags.goldenticket.objectives != ''"
+    if experiment is not None and not set(name) & set("'\"`\\"):  # no study has such a name
+        query = f"{is_search} and tags.goldenticket.study = '{name}'"
+        if runs := _search(client, experiment.experiment_id, query):
+            return runs
+    every = [] if experiment is None else _search(client, experiment.experiment_id, is_search)
+    known = sorted({run.data.tags.get("goldenticket.study", "") for run in every} - {""})
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     listing = f"it has: {', '.join(known)}" if known else "it has no study yet"
     raise FrontError(f"no study is called {name!r} in {uri}: {hint}{listing}")
 
 
-def _search(client: MlflowClient, query: str, uri: str) -> list[Run]:
-    try:
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        if experiment is None:
-            return []
-        runs: list[Run] = []
-        token: str | None = None
-        while True:
-            page = client.search_runs(
-                [experiment.experiment_id], query, max_results=_PAGE, page_token=token
-            )
-            runs.extend(page)
-            token = page.token
-            if not token:
-                return runs
-    except MlflowException as error:
-        raise FrontError(f"the tracking store {uri} cannot be read: {error.message}") from error
+def _search(
+    client: MlflowClient, experiment_id: str, query: str, view: int = ViewType.ACTIVE_ONLY
+) -> list[Run]:
+    runs: list[Run] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs(
+            [experiment_id], query, run_view_type=view, max_results=_PAGE, page_token=token
+        )
+        runs.extend(page)
+        token = page.token
+        if not token:
+            return runs
 
 
 def _choose(parents: Sequence[Run], study_run: str, name: str) -> list[Run]:
@@ -246,14 +219,33 @@ def _choose(parents: Sequence[Run], study_run: str, name: str) -> list[Run]:
     return chosen
 
 
-def _trial(run: Run, place: int, uri: str) -> Trial:
+def trial_of(run: Run, uri: str) -> Trial:
+    """The trial that a run records."""
     tags = dict(run.data.tags)
     return Trial(
         run_id=run.info.run_id,
-        number=int(tags.get("goldenticket.number", place)),
+        number=int(tags["goldenticket.number"]),
         state=tags.get("goldenticket.state", "running"),
-        metrics={k: v for k, v in run.data.metrics.items() if math.isfinite(v)},
+        metrics=finite(run.data.metrics),
         params=dict(run.data.params),
         tags=tags,
         tracking_uri=uri,
+        started=run.info.start_time,
     )
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics that are finite numbers; MLflow has the largest float for infinity."""
+    return {name: value for name, value in metrics.items() if abs(value) < sys.float_info.max}
+
+
+@contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """Keep MLflow from drawing one while it moves files."""
+    variable = MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
+    before = variable.get_raw()
+    variable.set(False)
+    try:
+        yield
+    finally:
+        variable.unset() if before is None else variable.set(before)

@@ -57,14 +57,18 @@ def certify_front(
     for observer in observers:
         observer.on_certify_start(known, todo, budget_s)
     deadline = time.perf_counter() + budget_s
-    for place, record in enumerate(todo):
-        left = max(0.0, deadline - time.perf_counter()) / (len(todo) - place)
-        found = _certified(record, Limits.from_now(timeout_s, left, workers))
-        if isinstance(found, ExactVerdicts):
-            known[record.number] = found
-            _write(path, known)
+    try:
+        for place, record in enumerate(todo):
+            left = max(0.0, deadline - time.perf_counter()) / (len(todo) - place)
+            found = _certified(record, Limits.from_now(timeout_s, left, workers))
+            if isinstance(found, ExactVerdicts):
+                known[record.number] = found
+                _write(path, known)
+            for observer in observers:
+                observer.on_certified(record, found)
+    finally:
         for observer in observers:
-            observer.on_certified(record, found)
+            observer.on_certify_end()
     return replace(result, exact=known)
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.display import duration, metrics_table, quantity, titled
-from search.ranking import front
+from search.ranking import GrowingFront
 from search.records import INTERRUPTED, ExactVerdicts, Observer, SearchRun, TrialRecord
 
 _SHOWN_MEMBERS = 8
@@ -31,7 +31,7 @@ class Progress(Observer):
         self.num_resumed = 0
         self._certified = self._to_certify = 0
         self._first_start: float | None = None
-        self._front: tuple[TrialRecord, ...] = ()
+        self._front: GrowingFront | None = None
         self._live: Live | None = None
 
     def on_study_start(self, run: SearchRun, records: Sequence[TrialRecord]) -> None:
@@ -39,7 +39,9 @@ class Progress(Observer):
         self.run, self.started = run, time.monotonic()
         self.records = {record.number: record for record in records}
         self.num_resumed = len(self._ended())
-        self._front = front(run.study, self.records.values())
+        self._front = GrowingFront(run.study)
+        for record in records:
+            self._front.add(record)
         study = run.study
         resumed = f", {self.num_resumed} of them done before" if self.num_resumed else ""
         self._say(
@@ -76,10 +78,9 @@ class Progress(Observer):
 
     def on_trial_end(self, record: TrialRecord) -> None:
         """Note how it ended; print a line without a terminal, or when it failed."""
-        assert self.run is not None
+        assert self._front is not None
         self.records[record.number] = record
-        if record.state == "completed":
-            self._front = front(self.run.study, self.records.values())
+        self._front.add(record)
         if self._live is None:
             self._say(f"[{self._summary()}] {_outcome(record)}")
         elif record.state == "failed":
@@ -131,9 +132,10 @@ class Progress(Observer):
             Text(self._summary()),
         )
         parts: list[RenderableType] = [bar, *self._running()]
-        if self._front:
+        front = [self.records[n] for n in self._front.members] if self._front else []
+        if front:
             best_first = sorted(
-                self._front, key=lambda r: r.metrics.get("verified_accuracy", 0.0), reverse=True
+                front, key=lambda r: r.metrics.get("verified_accuracy", 0.0), reverse=True
             )
             rows = [(f"{r.number}", r.metrics, (_method(r),)) for r in best_first[:_SHOWN_MEMBERS]]
             hidden = len(best_first) - _SHOWN_MEMBERS

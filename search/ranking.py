@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from analysis.pareto import nondominated
 from search.records import TrialRecord
 from spaces.study import StudyConfig
@@ -34,9 +36,44 @@ def pareto_ranks(study: StudyConfig, records: Iterable[TrialRecord]) -> dict[int
 
 def front(study: StudyConfig, records: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
     """The records on the front, in their order."""
-    records = tuple(records)
-    ranks = pareto_ranks(study, records)
-    return tuple(record for record in records if ranks.get(record.number) == 0)
+    open_ = [r for r in records if r.state == "completed" and violation(study, r) == 0.0]
+    values = [[record.metrics[name] for name in study.objectives] for record in open_]
+    kept = nondominated(values, study.directions)
+    return tuple(record for record, keep in zip(open_, kept, strict=True) if keep)
+
+
+class GrowingFront:
+    """The front of the trials that have completed so far: `members`, by number.
+
+    A trial that is not on the front when it completes, or is pushed off it later, never returns:
+    one more trial costs one comparison with each member.
+    """
+
+    def __init__(self, study: StudyConfig) -> None:
+        self._study = study
+        self._signs = [-1.0 if d == "maximize" else 1.0 for d in study.directions]
+        self._numbers: list[int] = []
+        self._costs = np.empty((0, len(self._signs)))
+
+    @property
+    def members(self) -> frozenset[int]:
+        """The numbers of the trials on the front."""
+        return frozenset(self._numbers)
+
+    def add(self, record: TrialRecord) -> bool:
+        """Enter a trial; return whether the front has changed. Entering it again does nothing."""
+        if record.state != "completed" or record.number in self._numbers:
+            return False
+        if violation(self._study, record) > 0.0:
+            return False
+        cost = np.multiply(self._signs, [record.metrics[name] for name in self._study.objectives])
+        if ((self._costs <= cost).all(axis=1) & (self._costs < cost).any(axis=1)).any():
+            return False
+        beaten = (cost <= self._costs).all(axis=1) & (cost < self._costs).any(axis=1)
+        stay = np.flatnonzero(np.logical_not(beaten))
+        self._numbers = [*(self._numbers[place] for place in stay), record.number]
+        self._costs = np.vstack([self._costs[stay], cost])
+        return True
 
 
 def violation(study: StudyConfig, record: TrialRecord) -> float:

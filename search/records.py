@@ -165,3 +165,6 @@ class Observer:
 
     def on_certified(self, record: TrialRecord, found: ExactVerdicts | str) -> None:
         """Exact verdicts on a member of the front, or why there are none."""
+
+    def on_certify_end(self) -> None:
+        """No more exact verdicts will be sought: all are found, or a person interrupts."""

@@ -70,6 +70,9 @@ def ticket_of() -> Callable[..., Ticket]:
     return make_ticket
 
 
+OBJECTIVES = {"goldenticket.objectives": "natural_accuracy,verified_accuracy,inference_flops"}
+
+
 @dataclass(frozen=True)
 class Store:
     """A tracking store, the names of its runs, and how to write more of them."""
@@ -82,7 +85,7 @@ class Store:
     def study(self, name: str, **tags: str) -> str:
         """A study's own run; returns its id."""
         run = self.client.create_run(
-            self.experiment, run_name=name, tags={"goldenticket.study": name, **tags}
+            self.experiment, run_name=name, tags={"goldenticket.study": name, **OBJECTIVES, **tags}
         )
         return run.info.run_id
 

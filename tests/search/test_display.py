@@ -15,7 +15,7 @@ from analysis.certificate_model import (
     SecondOpinionRecord,
 )
 from analysis.front import Front
-from analysis.store import StudyRecord, Trial
+from analysis.recorded import StudyRecord, Trial
 from search.display import (
     certificate_report,
     certificate_table,

@@ -1,25 +1,23 @@
 """What a search leaves in MLflow."""
 
+import json
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from toy_trials import toy_study
+from tracked import METRICS, history, report, trial
 
-from search.records import SearchRun, TrialRecord
+from analysis import store as store_module
+from analysis.store import limit_waiting
+from search.records import SearchRun
 from search.run import STUDY_FILE
 from search.tracking import MlflowTracker
-from spaces import ConfigError, StudyConfig
-
-METRICS = {
-    "epoch": 3.0,
-    "natural_accuracy": 0.9,
-    "verified_accuracy": 0.7,
-    "inference_flops": 1e6,
-}
+from spaces import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +33,9 @@ def run(tmp_path: Path, store: str) -> SearchRun:
     return SearchRun(study, tmp_path, "local")
 
 
-def trial(study: StudyConfig, number: int, **changes: object) -> TrialRecord:
-    params = {"topology.method": "static", "topology.static.density": 0.5, "optimizer.lr": 0.01}
-    config = study.search_space().decode(params)
-    record = TrialRecord(number, params, config, started=1000.0)
-    return replace(record, **changes)  # type: ignore[arg-type]
-
-
 def children(tracker: MlflowTracker) -> dict[int, Run]:
+    """The trials' runs, once all that is noted has been written."""
+    tracker.flush()
     client = MlflowClient(tracker.uri)
     return {n: client.get_run(run_id) for n, run_id in tracker.trial_run_ids.items()}
 
@@ -143,7 +136,8 @@ def test_a_resumed_search_goes_on_in_the_same_run_and_fills_in_what_is_missing(
     first.on_study_start(run, [])
     first.on_trial_start(trial(run.study, 0))
     first.on_trial_end(trial(run.study, 0, state="completed", metrics=METRICS))
-    first.on_trial_start(trial(run.study, 1))  # then the process was killed
+    first.on_trial_start(trial(run.study, 1))
+    first.flush()  # then the process was killed
 
     records = [
         trial(run.study, 0, state="completed", metrics=METRICS),
@@ -152,6 +146,7 @@ def test_a_resumed_search_goes_on_in_the_same_run_and_fills_in_what_is_missing(
     ]
     second = MlflowTracker(run.study.tracking.uri)
     second.on_study_start(run, records)
+    second.flush()
     assert second.run_id == first.run_id
     runs = children(second)
     assert runs[0].info.run_id == first.trial_run_ids[0]
@@ -175,29 +170,142 @@ def test_a_long_parameter_is_shortened_and_kept_whole_beside(run: SearchRun) -> 
     assert [i.path for i in client.list_artifacts(child.info.run_id)] == ["params.json"]
 
 
-def test_a_store_that_fails_in_mid_search_costs_no_trial(
-    run: SearchRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tracker = MlflowTracker(run.study.tracking.uri)
-    tracker.on_study_start(run, [])
-    started = trial(run.study, 0)
-    tracker.on_trial_start(started)
-    ended = replace(started, state="completed", metrics=METRICS, epochs=3)
-    with monkeypatch.context() as patch:
-        patch.setattr(tracker._client, "log_batch", _refuse)
-        with pytest.warns(RuntimeWarning, match=r"did not take the end of trial_0: no disk"):
-            tracker.on_trial_end(ended)
-    tracker.on_study_end(run, [ended])
-    child = children(tracker)[0]
-    assert child.info.status == "FINISHED"
-    assert child.data.metrics["verified_accuracy"] == 0.7
-
-
-def _refuse(*args: object, **kwargs: object) -> None:
-    raise MlflowException("no disk")
-
-
 def test_an_address_that_cannot_be_opened_is_an_error_that_names_it(run: SearchRun) -> None:
     tracker = MlflowTracker("sqlite:////proc/nowhere/mlflow.db")
     with pytest.raises(ConfigError, match=r"tracking.uri: sqlite:////proc/nowhere/mlflow.db"):
         tracker.on_study_start(run, [])
+
+
+def test_a_server_that_is_not_there_is_an_error_within_seconds(run: SearchRun) -> None:
+    tracker = MlflowTracker("http://127.0.0.1:9")
+    started = time.monotonic()
+    with pytest.raises(ConfigError, match=r"tracking.uri: http://127.0.0.1:9 cannot be written to"):
+        tracker.on_study_start(run, [])
+    assert time.monotonic() - started < 5
+
+
+def test_mlflow_asks_for_nothing_twice_unless_a_person_wants_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    monkeypatch.setattr(store_module, "_set_here", {})
+    monkeypatch.delenv(name, raising=False)
+    limit_waiting()
+    assert os.environ[name] == "2"  # reading may be tried again
+    limit_waiting(retries=0)
+    assert os.environ[name] == "0"  # a run that is asked for twice may be made twice
+    limit_waiting()
+    assert os.environ[name] == "0"
+    monkeypatch.setenv(name, "5")
+    limit_waiting(retries=0)
+    assert os.environ[name] == "5"
+
+
+# Trials that do not go on at once -----------------------------------------------------------------
+
+
+def test_a_paused_trial_says_so_and_goes_on_in_the_same_run(run: SearchRun) -> None:
+    tracker = MlflowTracker(run.study.tracking.uri)
+    tracker.on_study_start(run, [])
+    record = trial(run.study, 0)
+    tracker.on_trial_start(record)
+    record = report(tracker, record, 1)
+    tracker.on_trial_end(replace(record, state="paused"))
+    paused = children(tracker)[0]
+    assert paused.info.status == "SCHEDULED"
+    assert paused.data.tags["goldenticket.state"] == "paused"
+    tracker.on_trial_start(record)
+    running = children(tracker)[0]
+    assert running.info.run_id == paused.info.run_id
+    assert running.info.status == "RUNNING"
+    assert running.data.tags["goldenticket.state"] == "running"
+    record = replace(report(tracker, record, 2), state="completed", ended=1020.0)
+    tracker.on_trial_end(record)
+    assert children(tracker)[0].info.status == "FINISHED"
+    assert history(tracker, 0, "natural_accuracy") == [(1, 0.1), (2, 0.2)]
+
+
+def test_a_trial_that_is_interrupted_waits_and_its_search_is_not_finished(run: SearchRun) -> None:
+    tracker = MlflowTracker(run.study.tracking.uri)
+    tracker.on_study_start(run, [])
+    record = trial(run.study, 0)
+    tracker.on_trial_start(record)
+    record = report(tracker, record, 1)
+    tracker.on_study_end(run, [record])
+    assert children(tracker)[0].info.status == "SCHEDULED"
+    assert children(tracker)[0].data.tags["goldenticket.state"] == "running"
+    assert MlflowClient(tracker.uri).get_run(tracker.run_id).info.status == "KILLED"
+
+
+def test_epochs_that_a_killed_driver_had_written_are_not_written_twice(run: SearchRun) -> None:
+    first = MlflowTracker(run.study.tracking.uri)
+    first.on_study_start(run, [])
+    record = trial(run.study, 0)
+    first.on_trial_start(record)
+    for epoch in (1, 2, 3):
+        record = report(first, record, epoch)
+    first.flush()  # then the process was killed; the trial's checkpoint is from epoch 1
+    second = MlflowTracker(run.study.tracking.uri)
+    second.on_study_start(run, [replace(record, epochs=1)])
+    second.on_trial_start(replace(record, epochs=1))
+    for epoch in (2, 3, 4):
+        record = report(second, record, epoch)
+    second.on_trial_end(replace(record, state="completed", ended=1020.0))
+    assert children(second)[0].info.status == "FINISHED"
+    assert second.trial_run_ids == first.trial_run_ids
+    assert history(second, 0, "natural_accuracy") == [(1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4)]
+
+
+def test_a_trial_that_ended_may_go_on_after_all(run: SearchRun) -> None:
+    tracker = MlflowTracker(run.study.tracking.uri)
+    tracker.on_study_start(run, [])
+    record = trial(run.study, 0)
+    tracker.on_trial_start(record)
+    record = report(tracker, record, 1)
+    tracker.on_trial_end(replace(record, state="stopped", reason="never promoted", ended=1010.0))
+    assert children(tracker)[0].info.status == "KILLED"
+    tracker.on_trial_start(record)
+    assert children(tracker)[0].info.status == "RUNNING"
+    record = report(tracker, record, 2)
+    tracker.on_trial_end(replace(record, state="completed", ended=1020.0))
+    assert children(tracker)[0].info.status == "FINISHED"
+    assert history(tracker, 0, "natural_accuracy") == [(1, 0.1), (2, 0.2)]
+
+
+def test_many_epochs_are_written_whole_in_batches(run: SearchRun) -> None:
+    tracker = MlflowTracker(run.study.tracking.uri)
+    tracker.on_study_start(run, [])
+    record = trial(run.study, 0)
+    tracker.on_trial_start(record)
+    for epoch in range(1, 301):  # 1,200 metrics: more than MLflow takes at once with parameters
+        record = report(tracker, record, epoch)
+    tracker.on_trial_end(replace(record, state="completed", ended=1020.0))
+    tracker.flush()
+    assert [step for step, _ in history(tracker, 0, "epoch")] == list(range(1, 301))
+
+
+# The store's side ---------------------------------------------------------------------------------
+
+
+def test_a_search_finds_its_run_though_it_was_killed_before_it_noted_it(run: SearchRun) -> None:
+    first = MlflowTracker(run.study.tracking.uri)
+    first.on_study_start(run, [])
+    note = run.folder / "tracking.json"
+    known = json.loads(note.read_text())
+    del known["run_id"]
+    note.write_text(json.dumps(known))
+    second = MlflowTracker(run.study.tracking.uri)
+    second.on_study_start(run, [])
+    assert second.run_id == first.run_id
+
+
+def test_another_store_at_the_same_address_is_filled_anew(run: SearchRun, store: str) -> None:
+    first = MlflowTracker(store)
+    first.on_study_start(run, [])
+    note = run.folder / "tracking.json"
+    known = json.loads(note.read_text())
+    note.write_text(json.dumps({**known, "run_id": "0" * 32}))
+    second = MlflowTracker(store)
+    second.on_study_start(run, [trial(run.study, 0, state="completed", metrics=METRICS)])
+    assert children(second)[0].info.status == "FINISHED"
+    assert second.run_id not in ("0" * 32, first.run_id)
