@@ -234,7 +234,11 @@ class Training:
         }
 
     def state_dict(self) -> dict[str, object]:
-        """All that is needed to go on from here and end where an uninterrupted run ends."""
+        """All that is needed to go on from here and end where an uninterrupted run ends.
+
+        Tensors, numbers, names and containers of them, so that `torch.load(weights_only=True)`
+        reads a file of it. Tensors are those of this training, which goes on changing them.
+        """
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -249,13 +253,17 @@ class Training:
         }
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Go on from `state_dict()` of a training with the same config and data."""
+        """Go on from `state_dict()` of a training with the same config and data.
+
+        The state is copied, and may lie on another device than this training.
+        """
         self.model.load_state_dict(state["model"])  # type: ignore[arg-type]
         # A copy, because the optimizer goes on in the tensors that it is given.
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # type: ignore[arg-type]
         self.sparsifier.load_state_dict(state["sparsifier"])  # type: ignore[arg-type]
         self.average.load_state_dict(state["average"])  # type: ignore[arg-type]
-        self.initial_weights = dict(state["initial_weights"])  # type: ignore[call-overload]
+        for name, value in state["initial_weights"].items():  # type: ignore[attr-defined]
+            self.initial_weights[name].copy_(value)
         self.step, self.epoch = int(state["step"]), int(state["epoch"])  # type: ignore[call-overload]
         self.operations.total = float(state["operations"])  # type: ignore[arg-type]
         self.best_accuracy, self.stall, self.longest_stall = state["stalls"]  # type: ignore[misc]
