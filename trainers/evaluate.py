@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -139,26 +140,55 @@ def _unstable(bound: str, mean: float, num_relus: int) -> dict[str, float]:
     return {f"unstable_relus_{bound}": mean, f"unstable_share_{bound}": share}
 
 
+@dataclass(frozen=True)
+class FinalCounts:
+    """What is planned for the end of a training: weights kept, by parameter name; grafted units."""
+
+    weights: Mapping[str, float]
+    grafted_units: int
+
+
 def model_cost(
-    model: nn.Module, input_shape: tuple[int, ...], wiring: Wiring | None = None
+    model: nn.Module,
+    input_shape: tuple[int, ...],
+    wiring: Wiring | None = None,
+    final: FinalCounts | None = None,
 ) -> dict[str, float]:
     """Density, parameters and grafted units, and inference FLOPs of the weights that matter.
 
     inference_flops counts the non-zero weights that `compact` would keep: those that can influence
     the logits; all non-zero weights when the network has layers that cannot be traced. A `wiring`
-    that is at hand saves tracing the network.
+    that is at hand saves tracing the network. `final` adds the same as planned for the end of the
+    training, planned_<name>. Density and parameters are exact where the plan is; inference FLOPs
+    are an estimate as long as weights are still to be pruned: as large a share of each layer's
+    weights as now is taken to matter then, and layers that are ranked together to shrink alike.
     """
     positions = cost.layer_positions(model, input_shape)
+    nonzero = cost.nonzero_counts(model)
     try:
         counts = effective_counts(model, wiring)
     except UnsupportedLayer:
-        counts = cost.nonzero_counts(model)
-    return {
+        counts = nonzero
+    found = {
         "density": cost.density(model),
         "num_active_parameters": float(cost.num_active_parameters(model)),
         "num_grafted_units": float(cost.num_grafted_units(model)),
         "inference_flops": float(cost.flops(counts, positions)),
         "dense_inference_flops": float(cost.flops(cost.dense_counts(model), positions)),
+    }
+    if final is None:
+        return found
+    flops_per_weight = {n: 2.0 * positions[n] * counts[n] / max(nonzero[n], 1) for n in positions}
+    num_kept = sum(final.weights.values())
+    grown = num_kept - sum(nonzero.values())
+    lines = 2.0 * (final.grafted_units - found["num_grafted_units"])
+    return {
+        **found,
+        "planned_density": num_kept / sum(cost.dense_counts(model).values()),
+        "planned_num_active_parameters": found["num_active_parameters"] + round(grown + lines),
+        "planned_inference_flops": sum(
+            kept * flops_per_weight[name] for name, kept in final.weights.items()
+        ),
     }
 
 

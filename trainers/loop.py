@@ -23,7 +23,7 @@ from trainers.cost import TrainingCost
 from trainers.data import Data, Split, augment
 from trainers.device import generator, set_threads
 from trainers.errors import ModelError, TrainingDiverged
-from trainers.evaluate import Evaluation, evaluate, evaluate_by_intervals, model_cost
+from trainers.evaluate import Evaluation, FinalCounts, evaluate, evaluate_by_intervals, model_cost
 from trainers.gather import SignalGatherer
 from trainers.grafting import Grafting
 from trainers.losses import LossTerms, build_loss, natural_terms
@@ -61,7 +61,7 @@ class Training:
         set_threads(config.compute.threads)
         self.batch_size = min(config.batch_size, len(data.train.y))
         self.steps_per_epoch = len(data.train.y) // self.batch_size
-        total_steps = config.epochs * self.steps_per_epoch
+        self.total_steps = total_steps = config.epochs * self.steps_per_epoch
         self.epsilon = EpsilonSchedule.from_config(
             config.epsilon, config.evaluation.radius, total_steps
         )
@@ -143,9 +143,14 @@ class Training:
             "train_epsilon": self.epsilon(self.step),
             "training_flops": self.training_flops,
             **measured,
-            **model_cost(self.model, self.data.input_shape, self.wiring),
+            **model_cost(self.model, self.data.input_shape, self.wiring, self._final_counts()),
             "duration_s": time.perf_counter() - started,
         }
+
+    def _final_counts(self) -> FinalCounts:
+        counts = self.sparsifier.counts
+        final = self.topology.final_counts(counts, self.step, self.total_steps)
+        return FinalCounts(final, self.grafting.count)
 
     def _average_weights(self) -> None:
         """After the last epoch the network becomes the mean of what it was, under its masks."""

@@ -244,6 +244,13 @@ def test_what_only_members_of_the_front_have_cannot_steer_the_search(name):
     assert lines == [f"objectives.1: {said}", f"constraints.0: {said}"]
 
 
+@pytest.mark.parametrize("name", ["density", "num_active_parameters", "inference_flops"])
+def test_what_is_planned_before_the_end_is_no_aim_of_its_own(name):
+    said = f"planned_{name} is what is planned before the end, for early stopping: use {name} here"
+    lines = problems(objectives=[f"planned_{name}"], constraints=[f"planned_{name} <= 0.1"])
+    assert lines == [f"objectives.0: {said}", f"constraints.0: {said}"]
+
+
 def test_holes_in_the_augmentation_of_the_data_are_allowed():
     data = {"name": "digits", "augment": {"shift": {"low": 0, "high": 2}}}
     space = StudyConfig.from_dict(MINIMAL | {"data": data}).search_space()
