@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from spaces.trial import TrialConfig
 from trainers.attack import attacked
 from trainers.averaging import WeightAverage, estimate_statistics
+from trainers.batches import Batches
 from trainers.cost import TrainingCost
-from trainers.data import Data, Split, augment
+from trainers.data import Data
 from trainers.device import generator, set_threads
 from trainers.errors import ModelError, TrainingDiverged
 from trainers.evaluate import Evaluation, FinalCounts, evaluate, evaluate_by_intervals, model_cost
@@ -59,11 +60,10 @@ class Training:
         self.best_accuracy, self.stall, self.longest_stall = -1.0, 0, 0
         self.device = data.train.x.device
         set_threads(config.compute.threads)
-        self.batch_size = min(config.batch_size, len(data.train.y))
-        self.steps_per_epoch = len(data.train.y) // self.batch_size
-        self.total_steps = total_steps = config.epochs * self.steps_per_epoch
+        self.batches = Batches(config, data.train)
+        total_steps = self.batches.total_steps
         self.epsilon = EpsilonSchedule.from_config(
-            config.epsilon, config.evaluation.radius, total_steps
+            config.epsilon, config.evaluation.radius, total_steps, self.batches.epoch_ends
         )
         self.learning_rate = LearningRate(config.optimizer, total_steps)
         self.model = build_model(
@@ -126,9 +126,9 @@ class Training:
         started = time.perf_counter()
         self.model.train()
         total = torch.zeros((), device=self.device)
-        for x_BCHW, y_B in self._batches():
+        for x_BCHW, y_B in self.batches.of(self.epoch):
             total += self.train_step(x_BCHW, y_B).total.detach()
-        train_loss = float(total) / self.steps_per_epoch
+        train_loss = float(total) / self.batches.num_steps(self.epoch)
         self._check_finite(train_loss)
         self.sparsifier.settle()
         self.epoch += 1
@@ -149,7 +149,7 @@ class Training:
 
     def _final_counts(self) -> FinalCounts:
         counts = self.sparsifier.counts
-        final = self.topology.final_counts(counts, self.step, self.total_steps)
+        final = self.topology.final_counts(counts, self.step, self.batches.total_steps)
         return FinalCounts(final, self.grafting.count)
 
     def _average_weights(self) -> None:
@@ -158,7 +158,7 @@ class Training:
         if self.finished and self.average.started:
             self.average.write()
             self.sparsifier.finish()
-            inputs = (x_BCHW for x_BCHW, _ in self._batches())
+            inputs = (x_BCHW for x_BCHW, _ in self.batches.of(self.epoch))
             self.operations.count_forward(estimate_statistics(self.model, inputs))
 
     def train_step(self, x_BCHW: Tensor, y_B: Tensor) -> LossTerms:
@@ -302,7 +302,7 @@ class Training:
         names = self.topology.init_inputs
         if names <= {"weights"}:
             return Signals({name: weight.detach() for name, weight in self.weights.items()})
-        x_BCHW, y_B = next(self._batches())
+        x_BCHW, y_B = next(self.batches.of(0))
         self.model.train()
         self.operations.count_start(len(y_B))
         return self.signals.initial(names, x_BCHW, y_B, self.epsilon.target)
@@ -337,17 +337,6 @@ class Training:
         if self.config.optimizer.l1 == 0.0:
             return 0.0
         return self.config.optimizer.l1 * sum(w.abs().sum() for w in self.weights.values())
-
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Shuffled, augmented full batches of the training split; a function of seed and epoch."""
-        train: Split = self.data.train
-        order_generator = generator(self.config.seed, f"batches {self.epoch}")
-        order = torch.randperm(len(train.y), generator=order_generator).to(self.device)
-        augment_generator = generator(self.config.seed, f"augment {self.epoch}", self.device)
-        for step in range(self.steps_per_epoch):
-            index = order[step * self.batch_size : (step + 1) * self.batch_size]
-            x_BCHW = augment(self.config.data.augment, train.x[index], augment_generator)
-            yield x_BCHW, train.y[index]
 
 
 def build(

@@ -9,7 +9,7 @@ from trials import LOSSES, METHODS, config, sparse
 
 from spaces.topology import TopologyConfig
 from spaces.training import LossConfig
-from trainers import build
+from trainers import build, train
 from trainers.data import load_data
 
 EPOCHS = 3
@@ -39,6 +39,7 @@ VARIANTS = {
         "deadwooding",
         topology={**METHODS["deadwooding"], "density": 0.3, "distillation": 1.0},
     ),
+    "growing data": sparse("rigl", fidelity={"data_start": 0.4, "data_full_at": 0.7}),
     "stability in the loss": sparse("set", {"name": "ibp", "stability_weight": 0.01}),
     "augmented images": sparse(
         "set",
@@ -138,6 +139,37 @@ def test_scores_by_an_attacked_loss_go_on_from_a_file(data, method, loss):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_other_part_that_has_a_state_goes_on_from_a_file(data, variant):
     check_resume(VARIANTS[variant], data)
+
+
+BUDGETED = {
+    "dense at first": sparse("gmp"),
+    "dense twin": sparse("acdc"),
+    "gates": sparse("gibbs"),
+    "searched": sparse("jackpots"),
+    "mtl_ibp": sparse("set", "mtl_ibp"),
+    "cosine": sparse("set", optimizer={"lr": 0.01, "lr_schedule": "cosine", "swa_start": 0.3}),
+    "growing data": VARIANTS["growing data"],
+}
+
+
+@pytest.mark.parametrize("case", BUDGETED)
+def test_a_training_that_is_stopped_was_the_beginning_of_the_whole_one(data, case):
+    trial = BUDGETED[case].model_copy(update={"epochs": 4})
+    whole = build(trial, data)
+    for stop in (1, 2, 3):
+        expected = without_times(whole.run_epoch())
+        stopped = train(trial, data, report=lambda metrics, stop=stop: metrics["epoch"] < stop)
+        assert stopped.epoch == stop and not stopped.finished
+        assert_same(stopped.state_dict(), whole.state_dict(), f"after epoch {stop}")
+        assert expected["train_epsilon"] == stopped.epsilon(stopped.step)
+
+
+def test_a_smaller_budget_is_another_schedule(data):
+    whole, short = (build(sparse("gmp", epochs=epochs), data) for epochs in (8, 2))
+    found = [training.run_epoch() for training in (whole, short) for _ in range(2)]
+    radii = [metrics["train_epsilon"] for metrics in found]
+    assert radii[:2] < radii[2:] and radii[3] == whole.epsilon.target
+    assert found[1]["density"] > 0.5 and found[3]["density"] < 0.31
 
 
 def test_training_on_does_not_change_the_state_that_it_went_on_from(data):

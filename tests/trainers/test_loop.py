@@ -154,14 +154,14 @@ def test_a_batch_larger_than_the_training_split_is_the_whole_split(data: Data) -
     training = build(
         config(batch_size=100_000, topology={"method": "static", "density": 0.2}), data
     )
-    assert training.batch_size == len(data.train.y)
-    assert training.steps_per_epoch == 1
+    assert training.batches.size == len(data.train.y)
+    assert training.batches.num_steps(0) == 1
 
 
 def test_epsilon_starts_at_zero_and_ends_at_the_training_radius(data: Data) -> None:
     trial = config(epsilon={"train_factor": 1.2, "warmup": 0.1, "ramp_end": 0.5})
     training = build(trial, data)
-    total = trial.epochs * training.steps_per_epoch
+    total = training.batches.total_steps
     assert training.epsilon(0) == 0.0
     assert training.epsilon(total) == pytest.approx(0.06)
 
