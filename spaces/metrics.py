@@ -92,7 +92,12 @@ METRICS: Mapping[str, Metric] = {
         ),
         Metric("epoch", "none", "count", "Epochs trained."),
         Metric("train_epsilon", "none", "data units", "Training radius at the end of the epoch."),
-        Metric("rung_score", "maximize", _SHARE, "IBP-verified accuracy at a small radius."),
+        Metric(
+            "rung_score",
+            "maximize",
+            _SHARE,
+            "IBP-verified accuracy, as evaluation.rung_score says.",
+        ),
         *(
             Metric(f"unstable_{what}_{bound}", "minimize", unit, f"{text} {means}.")
             for what, unit, text in (

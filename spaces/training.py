@@ -285,12 +285,15 @@ class EvaluationConfig(Config):
     )
     attack_steps: int = Field(20, ge=1)
     attack_restarts: int = Field(2, ge=1)
+    rung_score: Literal["small_radius", "training_radius", "mean_radii"] = Field(
+        "small_radius",
+        description="At which radius the IBP-verified accuracy after an epoch is the metric "
+        "rung_score, by which trials are compared while their epsilon ramps differ: at "
+        "rung_radius_factor times the radius; at the current training radius, or the radius if "
+        "that is smaller; or the mean at 0.25, 0.5, 0.75 and 1 times the radius.",
+    )
     rung_radius_factor: float = Field(
-        0.1,
-        gt=0.0,
-        le=1.0,
-        description="rung_score is the IBP-verified accuracy at this share of the radius: "
-        "comparable between trials whose epsilon ramps differ.",
+        0.1, gt=0.0, le=1.0, description="Of rung_score: small_radius; a share of the radius."
     )
 
     @model_validator(mode="after")

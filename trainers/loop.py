@@ -133,14 +133,15 @@ class Training:
         self.sparsifier.settle()
         self.epoch += 1
         self._average_weights()
+        train_epsilon = self.epsilon(self.step)
         measured = evaluate_by_intervals(
-            self.loss.interval, self.data.validation, self.config.evaluation
+            self.loss.interval, self.data.validation, self.config.evaluation, train_epsilon
         )
         self._note_accuracy(measured["natural_accuracy"])
         return {
             "epoch": float(self.epoch),
             "train_loss": train_loss,
-            "train_epsilon": self.epsilon(self.step),
+            "train_epsilon": train_epsilon,
             "training_flops": self.training_flops,
             **measured,
             **model_cost(self.model, self.data.input_shape, self.wiring, self._final_counts()),
