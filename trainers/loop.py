@@ -20,7 +20,7 @@ from spaces.trial import TrialConfig
 from trainers.attack import attacked
 from trainers.averaging import WeightAverage, estimate_statistics
 from trainers.batches import Batches
-from trainers.cost import TrainingCost
+from trainers.cost import TrainingCost, nonzero_counts
 from trainers.data import Data
 from trainers.device import generator, set_threads
 from trainers.errors import ModelError, TrainingDiverged
@@ -149,7 +149,9 @@ class Training:
         }
 
     def _final_counts(self) -> FinalCounts:
-        counts = self.sparsifier.counts
+        # Weights that have just grown are zero and will not stay so; others that are zero will.
+        has_grown = self.topology.is_update_step(self.step)
+        counts = self.sparsifier.counts if has_grown else nonzero_counts(self.model)
         final = self.topology.final_counts(counts, self.step, self.batches.total_steps)
         return FinalCounts(final, self.grafting.count)
 

@@ -107,6 +107,16 @@ def test_what_has_its_final_counts_is_planned_as_it_is(data, method):
         assert [report[f"planned_{name}"] for name in NAMES] == [report[name] for name in NAMES]
 
 
+def test_weights_that_are_kept_but_never_move_are_not_planned(data):
+    topology = {"method": "set", "density": 0.03, "update_every": 3, "drop_fraction": 0.5}
+    training = build(config(topology=topology, model={"family": "mlp", "widths": [64, 32]}), data)
+    while not training.finished:
+        report = training.run_epoch()
+    num_kept = sum(training.sparsifier.counts.values())
+    assert report["density"] < num_kept / (64 * 64 + 64 * 32 + 32 * 10), "some are idle"
+    assert [report[f"planned_{name}"] for name in NAMES] == [report[name] for name in NAMES]
+
+
 def test_weights_that_have_just_grown_are_planned_though_they_are_still_zero(data):
     topology = {"method": "rigl", "density": 0.3, "update_every": 5, "drop_fraction": 0.5}
     first, *_ = epochs_of(sparse("rigl", topology=topology, epochs=3), data)
