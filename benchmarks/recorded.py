@@ -88,7 +88,7 @@ def _measured(training: Training, metrics: dict[str, float]) -> list[float]:
     split, config = training.data.validation, training.config.evaluation
     x, y, interval = split.x, split.y, training.loss.interval
     planned = training.topology.planned_total
-    last = training.steps_per_epoch * training.config.epochs
+    last = training.batches.total_steps
     with evaluating(training.model):
 
         def verified(radius: float) -> float:

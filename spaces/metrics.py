@@ -29,7 +29,8 @@ class Metric:
     """A measured number: which way is better, its unit, and what it is.
 
     `methods` are the topology methods whose trials have it; empty when every trial has it.
-    `of_front`: it is found after the search, for members of the front only.
+    `of_front`: it is found after the search, for members of the front only. `of_plan`: it is what
+    is planned for the end, known before it; for early stopping, never an aim of its own.
     """
 
     name: str
@@ -38,6 +39,12 @@ class Metric:
     description: str
     methods: tuple[str, ...] = ()
     of_front: bool = False
+    of_plan: bool = False
+
+    @property
+    def is_objective(self) -> bool:
+        """Whether trials can be searched by it: more or less is better, and all end with it."""
+        return self.direction != "none" and not self.of_front and not self.of_plan
 
 
 _SHARE = "fraction"
@@ -62,6 +69,20 @@ METRICS: Mapping[str, Metric] = {
             "flop",
             "One example, non-zero weights that can influence the logits: what compaction leaves.",
         ),
+        *(
+            Metric(
+                f"planned_{name}",
+                "minimize",
+                unit,
+                f"{name} at the end of training, as planned now{how}.",
+                of_plan=True,
+            )
+            for name, unit, how in (
+                ("density", _SHARE, ""),
+                ("num_active_parameters", "count", ""),
+                ("inference_flops", "flop", ": an estimate while weights are still to be pruned"),
+            )
+        ),
         Metric("dense_inference_flops", "minimize", "flop", "The same network without zeros."),
         Metric(
             "training_flops",
@@ -71,7 +92,12 @@ METRICS: Mapping[str, Metric] = {
         ),
         Metric("epoch", "none", "count", "Epochs trained."),
         Metric("train_epsilon", "none", "data units", "Training radius at the end of the epoch."),
-        Metric("rung_score", "maximize", _SHARE, "IBP-verified accuracy at a small radius."),
+        Metric(
+            "rung_score",
+            "maximize",
+            _SHARE,
+            "IBP-verified accuracy, as evaluation.rung_score says.",
+        ),
         *(
             Metric(f"unstable_{what}_{bound}", "minimize", unit, f"{text} {means}.")
             for what, unit, text in (

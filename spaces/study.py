@@ -35,7 +35,7 @@ def _checked_objective(name: str) -> str:
 
 _OBJECTIVE_SCHEMA = {
     "anyOf": [
-        {"enum": [k for k, m in METRICS.items() if m.direction != "none" and not m.of_front]},
+        {"enum": [name for name, m in METRICS.items() if m.is_objective]},
         {"type": "string", "pattern": f"^{radius_metric(0).removesuffix('0')}[0-9]"},
     ]
 }
@@ -162,6 +162,11 @@ class StudyConfig(Config):
                     f"{where}: {name} is found once the search has ended, for members of the "
                     f"front: use {name.removeprefix('exact_')} here, and choose by "
                     f"`goldenticket front {self.name} --where`"
+                )
+            if metric(name).of_plan:
+                yield (
+                    f"{where}: {name} is what is planned before the end, for early stopping: use "
+                    f"{name.removeprefix('planned_')} here"
                 )
             if name not in known:
                 radius = name.removeprefix(radius_metric(0).removesuffix("0"))

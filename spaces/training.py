@@ -200,13 +200,19 @@ LossConfig = Annotated[
 
 
 class EpsilonConfig(Config):
-    """The training radius over time: zero, then a ramp, then `train_factor` * evaluation radius."""
+    """The training radius over time: zero, then a ramp, then `train_factor` * evaluation radius.
+
+    Shares are of all epochs of the budget, whether a trial gets to train for them or not: one that
+    is stopped early has been through the beginning of its schedule, never a shorter version of it.
+    """
 
     train_factor: float = Field(
         1.0, gt=0.0, le=10.0, description="Training radius over evaluation radius, after the ramp."
     )
-    warmup: float = Field(0.05, ge=0.0, lt=1.0, description="Share of training before the ramp.")
-    ramp_end: float = Field(0.5, gt=0.0, le=1.0, description="Share of training at the ramp's end.")
+    warmup: float = Field(0.05, ge=0.0, lt=1.0, description="Share of the epochs before the ramp.")
+    ramp_end: float = Field(
+        0.5, gt=0.0, le=1.0, description="Share of the epochs by which the ramp has ended."
+    )
     shape: Literal["smoothed", "linear"] = Field(
         "smoothed", description="smoothed: quartic start, then linear (auto_LiRPA's scheduler)."
     )
@@ -232,13 +238,13 @@ class OptimizerConfig(Config):
     clip_norm: float = Field(10.0, gt=0.0, description="Largest l2 norm of the whole gradient.")
     lr_schedule: Literal["constant", "step", "cosine"] = "step"
     lr_milestones: tuple[Fraction, ...] = Field(
-        (0.75, 0.9), description="Shares of training at which `step` multiplies lr by lr_factor."
+        (0.75, 0.9), description="Shares of all steps at which `step` multiplies lr by lr_factor."
     )
     lr_factor: float = Field(0.2, gt=0.0, le=1.0)
     swa_start: Fraction = Field(
         1.0,
         description="Stochastic weight averaging (Izmailov et al. 2018): the result is the mean of "
-        "the weights after each epoch that ends later than this share of training; 1: off.",
+        "the weights after each epoch that ends later than this share of the epochs; 1: off.",
     )
 
 
@@ -279,12 +285,15 @@ class EvaluationConfig(Config):
     )
     attack_steps: int = Field(20, ge=1)
     attack_restarts: int = Field(2, ge=1)
+    rung_score: Literal["small_radius", "training_radius", "mean_radii"] = Field(
+        "small_radius",
+        description="At which radius the IBP-verified accuracy after an epoch is the metric "
+        "rung_score, by which trials are compared while their epsilon ramps differ: at "
+        "rung_radius_factor times the radius; at the current training radius, or the radius if "
+        "that is smaller; or the mean at 0.25, 0.5, 0.75 and 1 times the radius.",
+    )
     rung_radius_factor: float = Field(
-        0.1,
-        gt=0.0,
-        le=1.0,
-        description="rung_score is the IBP-verified accuracy at this share of the radius: "
-        "comparable between trials whose epsilon ramps differ.",
+        0.1, gt=0.0, le=1.0, description="Of rung_score: small_radius; a share of the radius."
     )
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from spaces.base import Config, Seed
 from spaces.data import DataConfig
+from spaces.fidelity import FidelityConfig
 from spaces.grafting import GraftingConfig
 from spaces.model import MlpConfig, ModelConfig, PythonModelConfig
 from spaces.reading import compact_json, join, read_yaml
@@ -40,6 +41,7 @@ class TrialConfig(Config):
     epsilon: EpsilonConfig = EpsilonConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     grafting: GraftingConfig = GraftingConfig()
+    fidelity: FidelityConfig = FidelityConfig()
     compute: ComputeConfig = ComputeConfig()
 
     @classmethod

@@ -24,7 +24,7 @@ TRAINER_ROWS = [
     {"bounds"},
     {
         *("data", "models", "cost", "optimizer", "schedules"),
-        *("averaging", "twin", "device", "errors", "imports"),
+        *("averaging", "batches", "twin", "device", "errors", "imports"),
     },
 ]
 

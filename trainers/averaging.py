@@ -52,8 +52,13 @@ class WeightAverage:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict()`."""
-        self.means = {name: mean.clone() for name, mean in state["means"].items()}
-        self.counts = {name: count.clone() for name, count in state["counts"].items()}
+        self.means, self.counts = (
+            {
+                name: value.to(self.model.get_parameter(name).device, copy=True)
+                for name, value in state[kind].items()
+            }
+            for kind in ("means", "counts")
+        )
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,8 @@ from trainers.wiring import Wiring
 
 NUM_CROWN_EXAMPLES = 32
 """Examples by which unstable ReLUs are counted at the end of a trial."""
+MEAN_SHARES = (0.25, 0.5, 0.75, 1.0)
+"""Of the evaluation radius: where the rung score `mean_radii` is measured."""
 
 
 @dataclass(frozen=True)
@@ -86,32 +89,44 @@ def evaluate(
     )
 
 
-def evaluate_by_intervals(
-    interval: IntervalPass, split: Split, config: EvaluationConfig
-) -> dict[str, float]:
-    """The cheap figures after an epoch: one natural and two interval passes over a fixed subset.
+def rung_radii(config: EvaluationConfig, train_epsilon: float) -> tuple[float, ...]:
+    """At which radii the IBP-verified accuracy makes up the rung score, their mean (data units)."""
+    match config.rung_score:
+        case "small_radius":
+            return (config.rung_radius_factor * config.radius,)
+        case "training_radius":
+            return (min(train_epsilon, config.radius),)
+        case "mean_radii":
+            return tuple(share * config.radius for share in MEAN_SHARES)
 
-    verified_accuracy is at the evaluation radius, and so is what the bounds say of ReLUs;
-    rung_score is at `rung_radius_factor` times it, and is comparable between trials whose training
-    epsilon ramps differ.
+
+def evaluate_by_intervals(
+    interval: IntervalPass, split: Split, config: EvaluationConfig, train_epsilon: float
+) -> dict[str, float]:
+    """The cheap figures after an epoch, by one natural pass and one by intervals for each radius.
+
+    On a fixed subset. verified_accuracy is at the evaluation radius, and so is what the bounds say
+    of ReLUs; rung_score is as `config.rung_score` has it, while epsilon is at `train_epsilon`.
     """
     x_BCHW, y_B = first_examples(split, config.epoch_examples)
     model = interval.model
-    correct = robust = rung = num_unstable = num_relus = 0
+    rungs = rung_radii(config, train_epsilon)
+    robust = dict.fromkeys((config.radius, *rungs), 0)
+    correct = num_unstable = num_relus = 0
     with evaluating(model), torch.no_grad():
         for x, y in zip(x_BCHW.split(1000), y_B.split(1000), strict=True):
             correct += int((model(x).argmax(1) == y).sum())
-            result = interval.margins(x, y, *ball(x, config.radius))
-            robust += count_positive(result.margins_BK, y)
-            num_unstable += int(result.num_unstable_B.sum())
-            num_relus = sum(a.center[0].numel() for a in result.relu_inputs)
-            small = ball(x, config.radius * config.rung_radius_factor)
-            rung += count_positive(interval.margins(x, y, *small).margins_BK, y)
+            for radius in robust:
+                result = interval.margins(x, y, *ball(x, radius))
+                robust[radius] += count_positive(result.margins_BK, y)
+                if radius == config.radius:
+                    num_unstable += int(result.num_unstable_B.sum())
+                    num_relus = sum(a.center[0].numel() for a in result.relu_inputs)
     n = len(y_B)
     return {
         "natural_accuracy": correct / n,
-        "verified_accuracy": robust / n,
-        "rung_score": rung / n,
+        "verified_accuracy": robust[config.radius] / n,
+        "rung_score": sum(robust[radius] for radius in rungs) / (len(rungs) * n),
         **_unstable("ibp", num_unstable / n, num_relus),
     }
 
@@ -139,26 +154,55 @@ def _unstable(bound: str, mean: float, num_relus: int) -> dict[str, float]:
     return {f"unstable_relus_{bound}": mean, f"unstable_share_{bound}": share}
 
 
+@dataclass(frozen=True)
+class FinalCounts:
+    """What is planned for the end of a training: weights kept, by parameter name; grafted units."""
+
+    weights: Mapping[str, float]
+    grafted_units: int
+
+
 def model_cost(
-    model: nn.Module, input_shape: tuple[int, ...], wiring: Wiring | None = None
+    model: nn.Module,
+    input_shape: tuple[int, ...],
+    wiring: Wiring | None = None,
+    final: FinalCounts | None = None,
 ) -> dict[str, float]:
     """Density, parameters and grafted units, and inference FLOPs of the weights that matter.
 
     inference_flops counts the non-zero weights that `compact` would keep: those that can influence
     the logits; all non-zero weights when the network has layers that cannot be traced. A `wiring`
-    that is at hand saves tracing the network.
+    that is at hand saves tracing the network. `final` adds the same as planned for the end of the
+    training, planned_<name>. Density and parameters are exact where the plan is; inference FLOPs
+    are an estimate as long as weights are still to be pruned: as large a share of each layer's
+    weights as now is taken to matter then, and layers that are ranked together to shrink alike.
     """
     positions = cost.layer_positions(model, input_shape)
+    nonzero = cost.nonzero_counts(model)
     try:
         counts = effective_counts(model, wiring)
     except UnsupportedLayer:
-        counts = cost.nonzero_counts(model)
-    return {
+        counts = nonzero
+    found = {
         "density": cost.density(model),
         "num_active_parameters": float(cost.num_active_parameters(model)),
         "num_grafted_units": float(cost.num_grafted_units(model)),
         "inference_flops": float(cost.flops(counts, positions)),
         "dense_inference_flops": float(cost.flops(cost.dense_counts(model), positions)),
+    }
+    if final is None:
+        return found
+    flops_per_weight = {n: 2.0 * positions[n] * counts[n] / max(nonzero[n], 1) for n in positions}
+    num_kept = sum(final.weights.values())
+    grown = num_kept - sum(nonzero.values())
+    lines = 2.0 * (final.grafted_units - found["num_grafted_units"])
+    return {
+        **found,
+        "planned_density": num_kept / sum(cost.dense_counts(model).values()),
+        "planned_num_active_parameters": found["num_active_parameters"] + round(grown + lines),
+        "planned_inference_flops": sum(
+            kept * flops_per_weight[name] for name, kept in final.weights.items()
+        ),
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from spaces.trial import TrialConfig
 from trainers.attack import attacked
 from trainers.averaging import WeightAverage, estimate_statistics
-from trainers.cost import TrainingCost
-from trainers.data import Data, Split, augment
+from trainers.batches import Batches
+from trainers.cost import TrainingCost, nonzero_counts
+from trainers.data import Data
 from trainers.device import generator, set_threads
 from trainers.errors import ModelError, TrainingDiverged
-from trainers.evaluate import Evaluation, evaluate, evaluate_by_intervals, model_cost
+from trainers.evaluate import Evaluation, FinalCounts, evaluate, evaluate_by_intervals, model_cost
 from trainers.gather import SignalGatherer
 from trainers.grafting import Grafting
 from trainers.losses import LossTerms, build_loss, natural_terms
@@ -59,11 +60,10 @@ class Training:
         self.best_accuracy, self.stall, self.longest_stall = -1.0, 0, 0
         self.device = data.train.x.device
         set_threads(config.compute.threads)
-        self.batch_size = min(config.batch_size, len(data.train.y))
-        self.steps_per_epoch = len(data.train.y) // self.batch_size
-        total_steps = config.epochs * self.steps_per_epoch
+        self.batches = Batches(config, data.train)
+        total_steps = self.batches.total_steps
         self.epsilon = EpsilonSchedule.from_config(
-            config.epsilon, config.evaluation.radius, total_steps
+            config.epsilon, config.evaluation.radius, total_steps, self.batches.epoch_ends
         )
         self.learning_rate = LearningRate(config.optimizer, total_steps)
         self.model = build_model(
@@ -126,26 +126,34 @@ class Training:
         started = time.perf_counter()
         self.model.train()
         total = torch.zeros((), device=self.device)
-        for x_BCHW, y_B in self._batches():
+        for x_BCHW, y_B in self.batches.of(self.epoch):
             total += self.train_step(x_BCHW, y_B).total.detach()
-        train_loss = float(total) / self.steps_per_epoch
+        train_loss = float(total) / self.batches.num_steps(self.epoch)
         self._check_finite(train_loss)
         self.sparsifier.settle()
         self.epoch += 1
         self._average_weights()
+        train_epsilon = self.epsilon(self.step)
         measured = evaluate_by_intervals(
-            self.loss.interval, self.data.validation, self.config.evaluation
+            self.loss.interval, self.data.validation, self.config.evaluation, train_epsilon
         )
         self._note_accuracy(measured["natural_accuracy"])
         return {
             "epoch": float(self.epoch),
             "train_loss": train_loss,
-            "train_epsilon": self.epsilon(self.step),
+            "train_epsilon": train_epsilon,
             "training_flops": self.training_flops,
             **measured,
-            **model_cost(self.model, self.data.input_shape, self.wiring),
+            **model_cost(self.model, self.data.input_shape, self.wiring, self._final_counts()),
             "duration_s": time.perf_counter() - started,
         }
+
+    def _final_counts(self) -> FinalCounts:
+        # Weights that have just grown are zero and will not stay so; others that are zero will.
+        has_grown = self.topology.is_update_step(self.step)
+        counts = self.sparsifier.counts if has_grown else nonzero_counts(self.model)
+        final = self.topology.final_counts(counts, self.step, self.batches.total_steps)
+        return FinalCounts(final, self.grafting.count)
 
     def _average_weights(self) -> None:
         """After the last epoch the network becomes the mean of what it was, under its masks."""
@@ -153,7 +161,7 @@ class Training:
         if self.finished and self.average.started:
             self.average.write()
             self.sparsifier.finish()
-            inputs = (x_BCHW for x_BCHW, _ in self._batches())
+            inputs = (x_BCHW for x_BCHW, _ in self.batches.of(self.epoch))
             self.operations.count_forward(estimate_statistics(self.model, inputs))
 
     def train_step(self, x_BCHW: Tensor, y_B: Tensor) -> LossTerms:
@@ -234,7 +242,11 @@ class Training:
         }
 
     def state_dict(self) -> dict[str, object]:
-        """All that is needed to go on from here and end where an uninterrupted run ends."""
+        """All that is needed to go on from here and end where an uninterrupted run ends.
+
+        Tensors, numbers, names and containers of them, so that `torch.load(weights_only=True)`
+        reads a file of it. Tensors are those of this training, which goes on changing them.
+        """
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -249,13 +261,17 @@ class Training:
         }
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Go on from `state_dict()` of a training with the same config and data."""
+        """Go on from `state_dict()` of a training with the same config and data.
+
+        The state is copied, and may lie on another device than this training.
+        """
         self.model.load_state_dict(state["model"])  # type: ignore[arg-type]
         # A copy, because the optimizer goes on in the tensors that it is given.
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # type: ignore[arg-type]
         self.sparsifier.load_state_dict(state["sparsifier"])  # type: ignore[arg-type]
         self.average.load_state_dict(state["average"])  # type: ignore[arg-type]
-        self.initial_weights = dict(state["initial_weights"])  # type: ignore[call-overload]
+        for name, value in state["initial_weights"].items():  # type: ignore[attr-defined]
+            self.initial_weights[name].copy_(value)
         self.step, self.epoch = int(state["step"]), int(state["epoch"])  # type: ignore[call-overload]
         self.operations.total = float(state["operations"])  # type: ignore[arg-type]
         self.best_accuracy, self.stall, self.longest_stall = state["stalls"]  # type: ignore[misc]
@@ -289,7 +305,7 @@ class Training:
         names = self.topology.init_inputs
         if names <= {"weights"}:
             return Signals({name: weight.detach() for name, weight in self.weights.items()})
-        x_BCHW, y_B = next(self._batches())
+        x_BCHW, y_B = next(self.batches.of(0))
         self.model.train()
         self.operations.count_start(len(y_B))
         return self.signals.initial(names, x_BCHW, y_B, self.epsilon.target)
@@ -324,17 +340,6 @@ class Training:
         if self.config.optimizer.l1 == 0.0:
             return 0.0
         return self.config.optimizer.l1 * sum(w.abs().sum() for w in self.weights.values())
-
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Shuffled, augmented full batches of the training split; a function of seed and epoch."""
-        train: Split = self.data.train
-        order_generator = generator(self.config.seed, f"batches {self.epoch}")
-        order = torch.randperm(len(train.y), generator=order_generator).to(self.device)
-        augment_generator = generator(self.config.seed, f"augment {self.epoch}", self.device)
-        for step in range(self.steps_per_epoch):
-            index = order[step * self.batch_size : (step + 1) * self.batch_size]
-            x_BCHW = augment(self.config.data.augment, train.x[index], augment_generator)
-            yield x_BCHW, train.y[index]
 
 
 def build(

@@ -104,5 +104,10 @@ class Relaxation:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore values."""
         values = state["values"]
-        self.values = values and {name: value.clone() for name, value in values.items()}
-        self._resting = [value.clone() for value in state["resting"]]
+        self.values = values and {
+            name: value.to(self.weights[name].device, copy=True) for name, value in values.items()
+        }
+        self._resting = [
+            value.to(vector.device, copy=True)
+            for vector, value in zip(self.vectors, state["resting"], strict=False)
+        ]

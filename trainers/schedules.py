@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +17,8 @@ _MID = 0.4
 class EpsilonSchedule:
     """The training radius: 0 up to `warmup`, a ramp up to `ramp_end`, then exactly `target`.
 
-    Steps count from 0 to `total_steps`; `warmup` and `ramp_end` are shares of them. The smoothed
+    Steps count from 0 to `total_steps`; `warmup` and `ramp_end` are shares of the epochs, and so
+    of the steps too, unless `epoch_ends` says which step is the last of each epoch. The smoothed
     ramp starts like t**4 and goes on linearly, with the same slope, from 40 % of its length
     (auto_LiRPA's SmoothedScheduler; Xu et al. 2020).
     """
@@ -26,12 +28,19 @@ class EpsilonSchedule:
     ramp_end: float
     total_steps: int
     shape: Literal["smoothed", "linear"] = "smoothed"
+    epoch_ends: tuple[int, ...] = ()
 
     @classmethod
-    def from_config(cls, config: EpsilonConfig, radius: float, total_steps: int) -> EpsilonSchedule:
+    def from_config(
+        cls,
+        config: EpsilonConfig,
+        radius: float,
+        total_steps: int,
+        epoch_ends: tuple[int, ...] = (),
+    ) -> EpsilonSchedule:
         """The schedule of a training to be evaluated at `radius` (data units)."""
         target = radius * config.train_factor
-        return cls(target, config.warmup, config.ramp_end, total_steps, config.shape)
+        return cls(target, config.warmup, config.ramp_end, total_steps, config.shape, epoch_ends)
 
     def __call__(self, step: int) -> float:
         """The radius at `step`, in data units."""
@@ -40,12 +49,22 @@ class EpsilonSchedule:
     def progress(self, step: int) -> float:
         """The radius at `step` over the target, in [0, 1]."""
         start, end = self.warmup * self.total_steps, self.ramp_end * self.total_steps
-        if step >= end:
+        now = self._even(step)
+        if now >= end:
             return 1.0
-        if step <= start:
+        if now <= start:
             return 0.0
-        t = (step - start) / (end - start)
+        t = (now - start) / (end - start)
         return t if self.shape == "linear" else _smoothed(t)
+
+    def _even(self, step: int) -> float:
+        """Which step it would be if all epochs were of one length."""
+        if not self.epoch_ends or step >= self.total_steps:
+            return step
+        epoch = bisect_left(self.epoch_ends, step)
+        begin, end = (0, *self.epoch_ends)[epoch : epoch + 2]
+        epochs = epoch + (step - begin) / (end - begin)
+        return epochs * self.total_steps / len(self.epoch_ends)
 
 
 def _smoothed(t: float) -> float:

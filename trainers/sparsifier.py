@@ -191,7 +191,10 @@ class Sparsifier:
         """Restore all that `state_dict` has; weights and optimizer are restored by their owner."""
         self._check_fit(state["masks"])
         self._set_masks(state["masks"])
-        self.momenta = {name: value.clone() for name, value in state["momenta"].items()}
+        self.momenta = {
+            name: value.to(self.weights[name].device, copy=True)
+            for name, value in state["momenta"].items()
+        }
         with torch.no_grad():
             for name, value in state["variables"].items():
                 self.variables[name].copy_(value)

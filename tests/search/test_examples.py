@@ -52,7 +52,7 @@ def data_of(name: str) -> Data:
 def test_two_steps_of_every_method_of_every_example(name: str, method: str) -> None:
     space, data = STUDIES[name].search_space(), data_of(name)
     training = build(space.decode(space.suggest(Smallest(method))), data)
-    size = training.batch_size
+    size = training.batches.size
     for step in range(2):
         batch = slice(step * size, (step + 1) * size)
         terms = training.train_step(data.train.x[batch], data.train.y[batch])

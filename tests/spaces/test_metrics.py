@@ -17,6 +17,7 @@ CONTRACT = (
     "inference_flops training_flops epoch train_epsilon rung_score duration_s "
     "dense_inference_flops dense_twin_natural_accuracy dense_twin_verified_accuracy "
     "unstable_relus_ibp unstable_share_ibp unstable_relus_crown unstable_share_crown "
+    "planned_inference_flops planned_density planned_num_active_parameters "
     "exact_verified_accuracy exact_falsified_accuracy_bound"
 ).split()
 

@@ -244,6 +244,40 @@ def test_what_only_members_of_the_front_have_cannot_steer_the_search(name):
     assert lines == [f"objectives.1: {said}", f"constraints.0: {said}"]
 
 
+@pytest.mark.parametrize("name", ["density", "num_active_parameters", "inference_flops"])
+def test_what_is_planned_before_the_end_is_no_aim_of_its_own(name):
+    said = f"planned_{name} is what is planned before the end, for early stopping: use {name} here"
+    lines = problems(objectives=[f"planned_{name}"], constraints=[f"planned_{name} <= 0.1"])
+    assert lines == [f"objectives.0: {said}", f"constraints.0: {said}"]
+
+
+def test_rungs_are_no_part_of_a_trial():
+    schedulers = [
+        {"name": "fifo"},
+        {"name": "asha", "grace_epochs": 1},
+        {"name": "asha", "grace_epochs": 3, "reduction_factor": 2},
+    ]
+    space = {"epsilon": {"ramp_end": {"low": 0.3, "high": 0.9}}}
+    fifo, *others = (
+        StudyConfig.from_dict(MINIMAL | {"space": space, "scheduler": scheduler}).search_space()
+        for scheduler in schedulers
+    )
+    params = fifo.sample(random.Random(0))
+    assert all(other.decode(params) == fifo.decode(params) for other in others)
+
+
+def test_the_data_fraction_may_be_fixed_or_searched():
+    fixed = {"fidelity": {"data_start": 0.25}}
+    trial = StudyConfig.from_dict(MINIMAL | {"space": fixed}).search_space().decode({})
+    assert (trial.fidelity.data_start, trial.fidelity.data_full_at) == (0.25, 0.5)
+    searched = {"fidelity": {"data_start": {"choice": [0.25, 1.0]}}}
+    space = StudyConfig.from_dict(MINIMAL | {"space": searched}).search_space()
+    assert space.decode({"fidelity.data_start": 0.25}) == trial
+    assert problems(space={"fidelity": {"data_start": 0}}) == [
+        "space.fidelity.data_start: 0 must be greater than 0; allowed: > 0, <= 1"
+    ]
+
+
 def test_holes_in_the_augmentation_of_the_data_are_allowed():
     data = {"name": "digits", "augment": {"shift": {"low": 0, "high": 2}}}
     space = StudyConfig.from_dict(MINIMAL | {"data": data}).search_space()

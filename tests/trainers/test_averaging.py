@@ -103,10 +103,10 @@ def test_running_statistics_are_those_of_the_averaged_network(data):
     training = train(config(), data)
     norms = [m for m in training.model.modules() if isinstance(m, nn.BatchNorm1d)]
     found = [norm.running_mean.clone() for norm in norms]
-    estimate_statistics(training.model, (x for x, _ in training._batches()))
+    estimate_statistics(training.model, (x for x, _ in training.batches.of(training.epoch)))
     for norm, mean in zip(norms, found, strict=True):
         assert torch.equal(norm.running_mean, mean)
-        assert int(norm.num_batches_tracked) == training.steps_per_epoch
+        assert int(norm.num_batches_tracked) == training.batches.num_steps(training.epoch)
 
 
 def test_off_is_off(data):

@@ -7,8 +7,9 @@ import torch
 from networks import family
 
 from spaces.training import EvaluationConfig
+from trainers.bounds import IntervalPass, ball
 from trainers.data import Split
-from trainers.evaluate import evaluate
+from trainers.evaluate import count_positive, evaluate, evaluate_by_intervals, rung_radii
 
 MODULE = sys.modules[evaluate.__module__]  # the function's name hides it
 
@@ -54,3 +55,56 @@ def test_what_time_does_not_allow_is_not_verified_and_is_counted(limit):
     assert found.metrics["falsified_accuracy_bound"] == 1.0
     assert found.provenance()["num_timeouts"] == 6
     assert torch.is_grad_enabled()
+
+
+class TestRungScore:
+    @pytest.mark.parametrize(
+        ("settings", "train_epsilon", "radii"),
+        [
+            ({}, 0.3, [0.02]),
+            ({"rung_radius_factor": 0.5}, 0.0, [0.1]),
+            ({"rung_score": "training_radius"}, 0.0, [0.0]),
+            ({"rung_score": "training_radius"}, 0.15, [0.15]),
+            ({"rung_score": "training_radius"}, 0.3, [0.2]),
+            ({"rung_score": "mean_radii"}, 0.1, [0.05, 0.1, 0.15, 0.2]),
+        ],
+    )
+    def test_radii_by_hand(self, settings, train_epsilon, radii):
+        config = question(radius=0.2, **settings)
+        assert rung_radii(config, train_epsilon) == pytest.approx(radii)
+
+    @pytest.mark.parametrize(
+        ("settings", "passes"),
+        [
+            ({}, 2),
+            ({"rung_radius_factor": 1.0}, 1),
+            ({"rung_score": "training_radius"}, 2),
+            ({"rung_score": "training_radius", "radius": 0.01}, 1),
+            ({"rung_score": "mean_radii"}, 4),
+        ],
+    )
+    def test_it_is_the_mean_of_verified_accuracies_and_no_radius_is_measured_twice(
+        self, settings, passes, monkeypatch
+    ):
+        model, split = a_split()
+        interval, calls = IntervalPass(model), []
+        margins = interval.margins
+        monkeypatch.setattr(interval, "margins", lambda *a: calls.append(a) or margins(*a))
+        config = question(epoch_examples=6, **settings)
+        found = evaluate_by_intervals(interval, split, config, train_epsilon=0.012)
+        assert len(calls) == passes
+
+        def verified(radius):
+            x, y = split.x[:6], split.y[:6]
+            with torch.no_grad():
+                return count_positive(margins(x, y, *ball(x, radius)).margins_BK, y) / 6
+
+        expected = [verified(radius) for radius in rung_radii(config, 0.012)]
+        assert found["rung_score"] == pytest.approx(sum(expected) / len(expected))
+        assert found["verified_accuracy"] == verified(config.radius)
+
+    def test_at_radius_zero_it_is_the_natural_accuracy(self):
+        model, split = a_split()
+        config = question(rung_score="training_radius")
+        found = evaluate_by_intervals(IntervalPass(model), split, config, train_epsilon=0.0)
+        assert found["rung_score"] == found["natural_accuracy"] == 1.0

@@ -145,7 +145,7 @@ def test_exactly_the_asked_number_of_units_is_grafted_at_the_start(
     settings = {"fraction": 0.3, "start": start, "significance": significance}
     training = build(config(grafting=settings), data)
     seen = [grafted(training)]
-    for x, y_B in [*training._batches(), *training._batches()]:
+    for x, y_B in [*training.batches.of(0), *training.batches.of(0)]:
         training.train_step(x, y_B)
         seen.append(grafted(training))
     first = int(start * 10)

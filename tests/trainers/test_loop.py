@@ -1,37 +1,18 @@
 """One training, from configuration to metrics."""
 
-import io
-
 import pytest
 import torch
+from trials import LOSSES, METHODS, config, same, sparse
 
 from spaces import TrialConfig
 from trainers import build, evaluate, train
 from trainers.data import Data, load_data
 from trainers.errors import ModelError, TopologyError, TrainingDiverged
 
-RIGL = {"method": "rigl", "density": 0.2, "update_every": 3}
-
-
-def config(**changes: object) -> TrialConfig:
-    base = {
-        "data": {"name": "digits"},
-        "evaluation": {"radius": 0.05, "radii": [0.02], "examples": 60, "epoch_examples": 60},
-        "epochs": 3,
-        "model": {"family": "mlp", "widths": [32]},
-        "topology": RIGL,
-        "optimizer": {"lr": 0.01},
-    }
-    return TrialConfig.model_validate({**base, **changes})
-
 
 @pytest.fixture(scope="module")
 def data() -> Data:
     return load_data(config().data, torch.device("cpu"))
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_training_reports_once_per_epoch_with_the_contract_s_names(data: Data) -> None:
@@ -86,72 +67,6 @@ def test_the_same_seed_gives_the_same_network_and_another_seed_another(data: Dat
     other = train(config(seed=1), data)
     assert same(first.model.state_dict(), second.model.state_dict())
     assert not same(first.model.state_dict(), other.model.state_dict())
-
-
-METHODS: dict[str, dict[str, object]] = {
-    "dense": {"method": "dense"},
-    "static": {"method": "static"},
-    "snip": {"method": "snip", "saliency": "certified"},
-    "grasp": {"method": "grasp"},
-    "synflow": {"method": "synflow", "rounds": 5},
-    "set": {"method": "set", "update_every": 2, "drop": "sensitivity"},
-    "rigl": {"method": "rigl", "update_every": 2, "granularity": "unit"},
-    "sparsevlr": {"method": "sparsevlr", "update_every": 2},
-    "ctre": {"method": "ctre", "update_every": 2, "patience": 1},
-    "gmp": {"method": "gmp", "update_every": 2, "drop": "momentum"},
-    "stability": {"method": "stability", "update_every": 2},
-    "gap": {"method": "gap", "update_every": 2, "granularity": "2:4"},
-    "acdc": {"method": "acdc", "cycles": 1},
-    "deadwooding": {"method": "deadwooding", "cut": 0.3},
-    "gibbs": {"method": "gibbs"},
-    "slimming": {"method": "slimming", "penalty": 0.01},
-    "hard_concrete": {"method": "hard_concrete"},
-    "jackpots": {"method": "jackpots", "search_start": 0.3},
-}
-"""Each changes masks, or is in a relaxed phase, on either side of the first of two epochs."""
-
-
-def sparse(method: str, loss: str = "ibp", **changes: object) -> TrialConfig:
-    """Two epochs of six steps with a method at density 0.3."""
-    topology = {"density": 0.3, **METHODS[method]}
-    if method == "dense":
-        del topology["density"]
-    model = {"family": "mlp", "widths": [16, 12], "batch_norm": True}
-    return config(
-        topology=topology, model=model, loss={"name": loss}, epochs=2, batch_size=180, **changes
-    )
-
-
-NEEDS_A_CERTIFIED_LOSS = ("snip", "sparsevlr")
-
-
-@pytest.mark.parametrize(
-    ("method", "loss"),
-    [(m, "ibp") for m in METHODS]
-    + [(m, "natural") for m in METHODS if m not in NEEDS_A_CERTIFIED_LOSS]
-    + [("set", loss) for loss in ("pgd", "sabr", "mtl_ibp", "taps", "staps")]
-    + [("grasp", "staps"), ("sparsevlr", "mtl_ibp")],
-)
-def test_resuming_after_an_epoch_equals_an_uninterrupted_run(
-    data: Data, method: str, loss: str
-) -> None:
-    trial = sparse(method, loss)
-    whole = train(trial, data)
-    part = build(trial, data)
-    part.run_epoch()
-    saved = io.BytesIO()
-    torch.save(part.state_dict(), saved)
-    saved.seek(0)
-    resumed = build(trial, data)
-    resumed.load_state_dict(torch.load(saved, weights_only=True))
-    resumed.run_epoch()
-    assert same(whole.model.state_dict(), resumed.model.state_dict())
-    assert same(whole.masks, resumed.masks)
-    assert same(whole.initial_weights, resumed.initial_weights)
-    assert whole.training_flops == resumed.training_flops
-    assert (whole.twin is None) == (resumed.twin is None)
-    if whole.twin is not None and resumed.twin is not None:
-        assert same(whole.twin.weights, resumed.twin.weights)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -239,14 +154,14 @@ def test_a_batch_larger_than_the_training_split_is_the_whole_split(data: Data) -
     training = build(
         config(batch_size=100_000, topology={"method": "static", "density": 0.2}), data
     )
-    assert training.batch_size == len(data.train.y)
-    assert training.steps_per_epoch == 1
+    assert training.batches.size == len(data.train.y)
+    assert training.batches.num_steps(0) == 1
 
 
 def test_epsilon_starts_at_zero_and_ends_at_the_training_radius(data: Data) -> None:
     trial = config(epsilon={"train_factor": 1.2, "warmup": 0.1, "ramp_end": 0.5})
     training = build(trial, data)
-    total = trial.epochs * training.steps_per_epoch
+    total = training.batches.total_steps
     assert training.epsilon(0) == 0.0
     assert training.epsilon(total) == pytest.approx(0.06)
 
@@ -256,9 +171,6 @@ def test_evaluate_measures_a_model_of_the_user_s_own(data: Data) -> None:
     result = evaluate(model, data.validation, config().evaluation, split_name="validation")
     assert result.num_examples == 60
     assert result.metrics["density"] == 1.0
-
-
-LOSSES = ("natural", "pgd", "ibp", "crown_ibp", "sabr", "mtl_ibp", "taps", "staps")
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -397,15 +309,3 @@ def test_given_masks_keep_to_the_granularity(data: Data, method: str, granularit
     refusal = f"does not keep to topology.granularity: {granularity}"
     with pytest.raises(TopologyError, match=refusal):
         build(trial, data, masks=moved)
-
-
-def test_training_on_does_not_change_the_state_that_it_went_on_from(data: Data) -> None:
-    first = build(config(), data)
-    first.run_epoch()
-    saved = first.state_dict()
-    resumed = build(config(), data)
-    resumed.load_state_dict(saved)
-    before = [v.clone() for s in saved["optimizer"]["state"].values() for v in s.values()]
-    resumed.run_epoch()
-    after = [v for s in saved["optimizer"]["state"].values() for v in s.values()]
-    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))

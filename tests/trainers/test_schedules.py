@@ -1,6 +1,7 @@
 """Schedules are exact at both ends and never go back."""
 
 import math
+from itertools import accumulate
 
 import pytest
 from hypothesis import given
@@ -36,6 +37,38 @@ def test_the_target_is_the_evaluation_radius_times_the_factor():
     config = EpsilonConfig(train_factor=1.5, warmup=0.0, ramp_end=1.0, shape="linear")
     epsilon = EpsilonSchedule.from_config(config, 0.2, 8)
     assert (epsilon(0), epsilon(8)) == (0.0, pytest.approx(0.3))
+
+
+def test_epochs_of_different_lengths_take_the_same_part_of_the_ramp():
+    # Four epochs of 1, 2, 3 and 4 steps; the ramp is the second and the third of them.
+    epsilon = EpsilonSchedule(1.0, 0.25, 0.75, 10, "linear", epoch_ends=(1, 3, 6, 10))
+    found = [epsilon(step) for step in range(11)]
+    expected = [0, 0, 1 / 4, 1 / 2, 1 / 2 + 1 / 6, 1 / 2 + 2 / 6, 1, 1, 1, 1, 1]
+    assert found == pytest.approx(expected)
+    assert (found[1], found[6]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@given(
+    target=st.floats(1e-4, 1.0),
+    lengths=st.lists(st.integers(1, 20), min_size=1, max_size=30),
+    warmup=st.floats(0.0, 0.9),
+)
+def test_both_ends_are_exact_whatever_the_lengths_of_epochs(shape, target, lengths, warmup):
+    ends = tuple(accumulate(lengths))
+    epsilon = EpsilonSchedule(target, warmup, 1.0, ends[-1], shape, ends)
+    values = [epsilon(step) for step in range(ends[-1] + 1)]
+    assert values[0] == 0.0 and values[-1] == target
+    assert values == sorted(values)
+
+
+@given(steps=st.integers(1, 9), epochs=st.integers(1, 9))
+def test_equal_epochs_need_no_list_of_their_ends(steps, epochs):
+    ends = tuple(steps * epoch for epoch in range(1, epochs + 1))
+    plain = EpsilonSchedule(0.3, 0.1, 0.8, ends[-1])
+    listed = EpsilonSchedule(0.3, 0.1, 0.8, ends[-1], epoch_ends=ends)
+    for step in range(ends[-1] + 1):
+        assert listed(step) == pytest.approx(plain(step), abs=1e-12)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

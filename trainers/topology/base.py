@@ -135,6 +135,22 @@ class TopologyMethod(ABC):
         """The same by layer, or None when a ranking across layers decides who gets how many."""
         return None
 
+    def final_counts(
+        self, counts: Mapping[str, int], step: int, last_step: int
+    ) -> Mapping[str, float]:
+        """Weights that each layer will keep after `last_step`, from those that it keeps at `step`.
+
+        `counts` themselves when no more is planned to change. Where a ranking across layers decides
+        who gets how many, an estimate: all layers shrink by the same factor.
+        """
+        now, final = self.planned_total(step), self.planned_total(last_step)
+        by_layer = self.planned_counts(last_step)
+        if now == final and self.planned_counts(step) == by_layer:
+            return counts
+        if by_layer is not None:
+            return by_layer
+        return {name: count * final / now for name, count in counts.items()}
+
     def phase(self, step: int) -> Phase:
         """What is special about `step`."""
         return ORDINARY
