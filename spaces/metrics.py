@@ -46,6 +46,16 @@ class Metric:
         """Whether trials can be searched by it: more or less is better, and all end with it."""
         return self.direction != "none" and not self.of_front and not self.of_plan
 
+    @property
+    def has_plan(self) -> bool:
+        """Whether reports say, as planned_<name>, what it will be at the end of training."""
+        return self.name in ("density", "num_active_parameters", "inference_flops")
+
+    @property
+    def is_static(self) -> bool:
+        """Whether it is known from a trial's beginning, and training barely moves it."""
+        return self.has_plan or self.name == "dense_inference_flops"
+
 
 _SHARE = "fraction"
 _WITH_TWIN = ("acdc", "deadwooding")

@@ -20,7 +20,7 @@ from spaces.metrics import METRICS, Constraint, Direction, metric, radius_metric
 from spaces.reading import join, read_yaml
 from spaces.running import BudgetConfig, ResourcesConfig, StorageConfig, TrackingConfig
 from spaces.sampler import SamplerConfig, TpeConfig
-from spaces.scheduler import AshaConfig, FifoConfig, SchedulerConfig
+from spaces.scheduler import AshaConfig, FifoConfig, MoashaConfig, SchedulerConfig
 from spaces.schema import STUDY_LEVEL_KEYS, study_schema
 from spaces.space import SearchSpace, in_space
 from spaces.training import EvaluationConfig
@@ -139,7 +139,7 @@ class StudyConfig(Config):
 
     def _problems_of_scheduler(self) -> Iterator[str]:
         scheduler = self.scheduler
-        if not isinstance(scheduler, AshaConfig):
+        if not isinstance(scheduler, AshaConfig | MoashaConfig):
             return
         first_rung = scheduler.grace_epochs * scheduler.reduction_factor ** (scheduler.brackets - 1)
         if first_rung >= self.budget.epochs:

@@ -101,7 +101,7 @@ def test_rungs_stop_trials_and_are_rebuilt_when_the_search_is_resumed(tmp_path: 
     ledger.ask()
     assert not ledger.report(1, epoch(1, score=0.7))
     assert ledger.records[1].state == "stopped"
-    assert "rung_score 0.7 after epoch 1" in str(ledger.records[1].reason)
+    assert "trials at this rung (rung_score 0.7)" in str(ledger.records[1].reason)
 
     resumed = open_ledger(tmp_path, scheduler=asha)
     assert [record.state for record in resumed.records] == ["completed", "stopped"]

@@ -1,86 +1,243 @@
 """Asynchronous successive halving."""
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.rungs import Rungs
+from search.orders import Figures, pareto_place
+from search.rungs import Asha, Moasha, build_rule
+from spaces.metrics import Constraint
+
+
+def goes_on(rungs: Asha, trial: int, epoch: int, score: float) -> bool:
+    return rungs.decide(trial, epoch, (score,)) is None
 
 
 def test_rungs_lie_at_grace_times_powers_of_the_factor_below_the_last_epoch() -> None:
-    assert Rungs(3, 3, 20).levels == (3, 9)
-    assert Rungs(3, 3, 27).levels == (3, 9)
-    assert Rungs(3, 3, 28).levels == (3, 9, 27)
-    assert Rungs(1, 2, 9).levels == (1, 2, 4, 8)
-    assert Rungs(20, 3, 20).levels == ()
+    assert Asha(3, 3, 20).levels == (3, 9)
+    assert Asha(3, 3, 27).levels == (3, 9)
+    assert Asha(3, 3, 28).levels == (3, 9, 27)
+    assert Asha(1, 2, 9).levels == (1, 2, 4, 8)
+    assert Asha(20, 3, 20).levels == ()
 
 
 def test_a_rung_worked_by_hand() -> None:
-    rungs = Rungs(2, 3, 20)
+    rungs = Asha(2, 3, 20)
     # arrivals in order; n // 3 is 0, 0, 1, 1, 1, 2, and at least one may always go on
     arrivals = [(0, 0.5, True), (1, 0.4, False), (2, 0.6, True), (3, 0.55, False)]
     arrivals += [(4, 0.7, True), (5, 0.65, True), (6, 0.62, False)]
-    for trial, score, goes_on in arrivals:
-        assert rungs.decide(trial, 2, score) is goes_on, trial
+    for trial, score, expected in arrivals:
+        assert goes_on(rungs, trial, 2, score) is expected, trial
 
 
 def test_between_rungs_a_trial_goes_on_whatever_its_score() -> None:
-    rungs = Rungs(2, 3, 20)
-    assert rungs.decide(0, 2, 0.9)
-    assert rungs.decide(1, 1, -5.0)
-    assert rungs.decide(0, 3, -5.0)
-    assert rungs.decide(0, 5, math.nan)
+    rungs = Asha(2, 3, 20)
+    assert goes_on(rungs, 0, 2, 0.9)
+    assert goes_on(rungs, 1, 1, -5.0)
+    assert goes_on(rungs, 0, 3, -5.0)
+    assert goes_on(rungs, 0, 5, math.nan)
 
 
 def test_a_rung_is_decided_once_and_late_arrivals_count_for_the_highest_rung_reached() -> None:
-    rungs = Rungs(2, 2, 20)
-    assert rungs.decide(0, 2, 0.9)
-    assert rungs.decide(0, 2, 0.1)
-    assert rungs.decide(0, 5, 0.9)  # first report after rung 4
-    assert not rungs.decide(1, 4, 0.5)
-    assert not rungs.decide(2, 2, 0.5)
+    rungs = Asha(2, 2, 20)
+    assert goes_on(rungs, 0, 2, 0.9)
+    assert goes_on(rungs, 0, 2, 0.1)
+    assert goes_on(rungs, 0, 5, 0.9)  # first report after rung 4
+    assert not goes_on(rungs, 1, 4, 0.5)
+    assert not goes_on(rungs, 2, 2, 0.5)
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
 def test_a_score_that_is_not_finite_never_goes_on_and_beats_nobody(score: float) -> None:
-    rungs = Rungs(1, 2, 8)
-    assert not rungs.decide(0, 1, score)
-    assert rungs.decide(1, 1, 0.0)
-    assert not rungs.decide(2, 1, -0.5)
+    rungs = Asha(1, 2, 8)
+    assert not goes_on(rungs, 0, 1, score)
+    assert goes_on(rungs, 1, 1, 0.0)
+    assert not goes_on(rungs, 2, 1, -0.5)
 
 
 def test_equal_scores_all_go_on() -> None:
-    rungs = Rungs(1, 3, 8)
-    assert all(rungs.decide(trial, 1, 0.1) for trial in range(10))
+    rungs = Asha(1, 3, 8)
+    assert all(goes_on(rungs, trial, 1, 0.1) for trial in range(10))
 
 
 def test_brackets_start_later_and_do_not_compete() -> None:
-    rungs = Rungs(1, 3, 10, brackets=2)
-    assert rungs.decide(0, 1, 0.9)
-    assert rungs.decide(1, 1, 0.0)  # bracket 1 has its first rung at epoch 3
-    assert rungs.decide(1, 3, 0.1)
-    assert not rungs.decide(2, 1, 0.5)
+    rungs = Asha(1, 3, 10, brackets=2)
+    assert goes_on(rungs, 0, 1, 0.9)
+    assert goes_on(rungs, 1, 1, 0.0)  # bracket 1 has its first rung at epoch 3
+    assert goes_on(rungs, 1, 3, 0.1)
+    assert not goes_on(rungs, 2, 1, 0.5)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=60), st.integers(2, 5))
 def test_same_decisions_as_sorting_the_whole_rung(scores: list[float], factor: int) -> None:
-    rungs = Rungs(1, factor, 2)
+    rungs = Asha(1, factor, 2)
     for number, score in enumerate(scores):
         seen = sorted(scores[: number + 1], reverse=True)
         cutoff = seen[max(1, len(seen) // factor) - 1]
-        assert rungs.decide(number, 1, score) is (score >= cutoff)
+        assert goes_on(rungs, number, 1, score) is (score >= cutoff)
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.floats(0, 1)), max_size=40), st.floats(0, 1))
 def test_rungs_rebuilt_from_recorded_scores_decide_alike(
     history: list[tuple[int, float]], score: float
 ) -> None:
-    lived, rebuilt = Rungs(1, 2, 9, brackets=2), Rungs(1, 2, 9, brackets=2)
+    lived, rebuilt = Asha(1, 2, 9, brackets=2), Asha(1, 2, 9, brackets=2)
     for number, (epoch, value) in enumerate(history):
-        lived.decide(number, epoch, value)
-        rebuilt.record(number, epoch, value)
+        goes_on(lived, number, epoch, value)
+        rebuilt.record(number, epoch, (value,))
     for epoch in range(1, 10):
         trial = 1000 + epoch
-        assert lived.decide(trial, epoch, score) is rebuilt.decide(trial, epoch, score)
+        assert goes_on(lived, trial, epoch, score) is goes_on(rebuilt, trial, epoch, score)
+
+
+# Several objectives -------------------------------------------------------------------------------
+
+
+def order(losses: Any, costs: Any = None, violations: Any = None, factor: int = 2) -> list[int]:
+    """The place of each of the trials at a rung."""
+    table = np.asarray(losses, dtype=float)
+    n = len(table)
+    figures = Figures(
+        table,
+        np.zeros((n, 0)) if costs is None else np.asarray(costs, dtype=float).reshape(n, -1),
+        np.zeros(n) if violations is None else np.asarray(violations, dtype=float),
+    )
+    return [pareto_place(figures, index, factor) for index in range(n)]
+
+
+def test_fronts_come_first_and_within_one_the_trials_that_differ_most() -> None:
+    # The front is (0, 4), (1.5, 1.5), (4, 0); nearest to the ideal point is the one in the middle.
+    places = order([[0, 4], [1.5, 1.5], [1.6, 1.6], [4, 0]], factor=1)
+    assert places[1] == 0
+    assert sorted([places[0], places[3]]) == [1, 2]
+    assert places[2] == 3
+
+
+def test_scales_of_objectives_do_not_matter() -> None:
+    losses = np.array([[0, 4], [1, 2.5], [2, 2], [3, 0.5], [5, 5]])
+    assert order(losses, factor=1) == order(losses * [1e6, 1e-6], factor=1)
+
+
+def test_a_newcomer_that_dominates_all_is_first_and_one_dominated_by_most_is_late() -> None:
+    others = [[k, 9 - k] for k in range(1, 9)]
+    costs = list(range(9))
+    assert order([*others, [0, 0]], [*costs[:8], 0])[-1] == 0
+    assert order([*others, [9, 9]], [*costs[:8], 4])[-1] == 8
+
+
+def test_equal_trials_share_a_place() -> None:
+    assert order([[1, 1]] * 5) == [0] * 5
+
+
+def test_infeasible_trials_follow_all_feasible_ones_by_their_violation() -> None:
+    places = order([[0, 0], [5, 5], [1, 1]], violations=[0.2, 0.0, 0.1])
+    assert places == [2, 0, 1]
+
+
+def test_a_cheap_trial_cannot_hide_a_hopeless_score_behind_its_price() -> None:
+    # Costs 1 to 9, losses falling with cost as they usually do; the cheapest learns nothing.
+    costs = np.arange(1.0, 10.0)
+    losses = (1.0 / costs)[:, None]
+    losses[0] = 1.4
+    assert order(losses, costs, factor=3)[0] >= 3
+    # while one that does well for its price is not stopped for being cheap
+    losses[0] = 0.55
+    assert order(losses, costs, factor=3)[0] < 3
+
+
+def naive_rank(table: np.ndarray, index: int) -> int:
+    left, rank = set(range(len(table))), 0
+    while True:
+        front = {
+            i
+            for i in left
+            if not any((table[j] <= table[i]).all() and (table[j] < table[i]).any() for j in left)
+        }
+        if index in front:
+            return rank
+        left, rank = left - front, rank + 1
+
+
+vectors = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=24)
+
+
+@given(vectors, st.integers(1, 4))
+def test_places_agree_with_naive_fronts(rows: list[tuple[int, int]], factor: int) -> None:
+    table = np.asarray(rows, dtype=float)
+    quota = max(1, len(rows) // factor)
+    ranks = [naive_rank(table, i) for i in range(len(rows))]
+    for index, place in enumerate(order(table, factor=factor)):
+        before = sum(rank < ranks[index] for rank in ranks)
+        upto = sum(rank <= ranks[index] for rank in ranks)
+        assert before <= place < max(upto, before + quota + 1)
+        if not any((row < table[index]).any() for row in table):
+            assert place == 0, "as good as all others in everything"
+
+
+@given(vectors, st.integers(0, 23), st.integers(2, 4))
+def test_a_newcomer_that_dominates_all_always_goes_on(
+    rows: list[tuple[int, int]], seed: int, factor: int
+) -> None:
+    costs = np.random.default_rng(seed).permutation(len(rows) + 1)
+    costs[-1] = costs.min()
+    assert order([*rows, (-1, -1)], costs, factor=factor)[-1] == 0
+
+
+def moasha(**changes: Any) -> Moasha:
+    settings: dict[str, Any] = {
+        "objectives": ("natural_accuracy", "verified_accuracy", "inference_flops"),
+        "constraints": (Constraint.parse("inference_flops <= 100"),),
+        "grace_epochs": 1,
+        "reduction_factor": 2,
+        "max_epochs": 5,
+    }
+    return Moasha(**{**settings, **changes})
+
+
+def report(natural: float, rung: float, flops: float) -> dict[str, float]:
+    figures = {"natural_accuracy": natural, "rung_score": rung, "planned_inference_flops": flops}
+    return {**figures, "verified_accuracy": 0.0, "inference_flops": 9e9}
+
+
+def test_a_view_holds_what_says_something_at_a_rung() -> None:
+    assert tuple(moasha().view(report(0.9, 0.7, 130.0))) == (-0.9, -0.7, 130.0, 30.0)
+    assert math.isnan(moasha().view({"natural_accuracy": 0.9})[1])
+
+
+def test_the_rule_stops_and_says_why() -> None:
+    rule = moasha()
+    assert rule.decide(0, 1, rule.view(report(0.9, 0.7, 50))) is None
+    reason = rule.decide(1, 1, rule.view(report(0.8, 0.6, 50)))
+    assert reason == (
+        "after epoch 1 it is not among the best 1/2 of the 2 trials at this rung (natural_accuracy "
+        "0.8, rung_score 0.6, planned_inference_flops 50)"
+    )
+    assert rule.decide(2, 1, rule.view(report(math.nan, 0.9, 10))) is not None
+    assert rule.decide(3, 1, rule.view(report(0.95, 0.9, 200))) is not None, "dearer than allowed"
+    assert rule.decide(4, 1, rule.view(report(0.95, 0.9, 50))) is None
+
+
+def test_in_the_promotion_variant_a_waiting_trial_goes_on_when_more_have_come() -> None:
+    rule = moasha(pauses=True)
+    rule.decide(0, 1, rule.view(report(0.9, 0.9, 50)))
+    assert rule.decide(1, 1, rule.view(report(0.8, 0.8, 50))) is not None
+    assert rule.promotable({1}) is None, "one of two may go on, and that is trial 0"
+    for number in (2, 3):
+        rule.decide(number, 1, rule.view(report(0.1, 0.1, 50)))
+    assert rule.promotable({1, 2, 3}) == 1
+    rule.record(1, 2, rule.view(report(0.8, 0.8, 50)))
+    rule.decide(4, 1, rule.view(report(0.85, 0.85, 50)))
+    assert rule.promotable({2, 3}) is None, "0 and 4 are the better half of five"
+
+
+def test_rules_are_those_that_the_study_names(tmp_path: Any) -> None:
+    from toy_trials import toy_study
+
+    names = {"asha": Asha, "moasha": Moasha, "fifo": type(None)}
+    for name, kind in names.items():
+        settings = {"name": name} if name == "fifo" else {"name": name, "grace_epochs": 1}
+        assert type(build_rule(toy_study(tmp_path, scheduler=settings))) is kind

@@ -143,4 +143,5 @@ class ToyTrial:
             "natural_accuracy": 0.5 + density / 2,
             "verified_accuracy": density * self.epoch / self.job.config.epochs,
             "inference_flops": 1e6 * density,
+            "planned_inference_flops": 1e6 * density,
         }
