@@ -1,4 +1,4 @@
-"""The `goldenticket` command: search, front, export, verify, graft, space.
+"""The `goldenticket` command: search, pause, stop, front, export, verify, graft, space.
 
 Results go to standard output, progress and messages to standard error. Exit status: 0 done, 1 the
 job failed, 2 the input is wrong. Heavy libraries are imported by the verb that needs them, so that
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
+from search.cli_control import pause, stop
 from search.cli_space import StudyFile, space_app
 from search.cli_verify import TicketFolder, verify
 from search.display import stdout as _stdout
@@ -73,6 +74,13 @@ def search(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the newest search of this study.")
     ] = False,
+    resume_or_start: Annotated[
+        bool,
+        typer.Option(
+            "--resume-or-start",
+            help="Go on with the newest search, or start one: safe to run again and again.",
+        ),
+    ] = False,
     tracking_uri: TrackingUri = None,
     output: Annotated[Path, typer.Option(help="The best ticket goes to OUTPUT/<study>.")] = Path(
         "tickets"
@@ -100,16 +108,15 @@ def search(
             study,
             executor,
             address=address,
-            resume=resume,
+            resume="auto" if resume_or_start else resume,
             observers=(Progress(Console(stderr=True)),),
         )
     except KeyboardInterrupt:
-        words = [word for word in sys.argv[1:] if word != "--resume"]
-        print(
-            f"interrupted; go on with: {_as_typed()}goldenticket {shlex.join(words)} --resume",
-            file=sys.stderr,
-        )
+        print(f"interrupted; go on with: {_resuming()}", file=sys.stderr)
         raise typer.Exit(130) from None
+    if not result.is_finished:
+        print(f"paused; go on with: {_resuming()}", file=sys.stderr)
+        return
     if not result.count("completed"):
         raise JobFailed(
             f"none of the {len(result.records)} trials of study {study.name!r} completed, so there "
@@ -169,6 +176,8 @@ def export(
 
 
 app.command()(verify)
+app.command()(pause)
+app.command()(stop)
 
 
 @app.command()
@@ -289,6 +298,11 @@ def _next_steps(study: StudyConfig, folder: Path) -> str:
         f"  {uv}goldenticket verify {ticket} --radius {study.evaluation.radius:g}\n"
         f"  {uv}mlflow ui --backend-store-uri {uri}"
     )
+
+
+def _resuming() -> str:
+    words = [word for word in sys.argv[1:] if word not in ("--resume", "--resume-or-start")]
+    return f"{_as_typed()}goldenticket {shlex.join(words)} --resume"
 
 
 def _as_typed() -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-_WINDOW = 1 / 3
+_WINDOW = 1 / 5
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def _is_best(losses: Floats, costs: Floats, own: int) -> bool:
 
 
 def _expected(losses: Floats, costs: Floats) -> Floats:
-    """What is usual at a trial's cost: the median over the third of the trials nearest to it."""
+    """What is usual at a trial's cost: the median over the fifth of the trials nearest to it."""
     n = len(losses)
     if costs.shape[1] == 0 or n < 3:
         return np.zeros_like(losses)

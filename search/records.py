@@ -110,7 +110,7 @@ class StudyResult:
     `front` holds the completed trials that satisfy all constraints and that no other such trial
     dominates. `tracking_run_id` is the study's MLflow run, `trial_run_ids` its children by number.
     `exact` has the exact verdicts on members of the front, by number, where there are any.
-    `is_finished` is False when the search was paused, or ran out of time, with trials to go.
+    `is_finished` is False when the search was paused, to go on later.
     """
 
     run: SearchRun

@@ -72,7 +72,7 @@ def run_study(
         front(study, ledger.records),
         tracker.run_id,
         tracker.trial_run_ids,
-        is_finished=ledger.is_finished or ledger.order == "stop",
+        is_finished=ledger.order != "pause",
     )
     if result.is_finished and study.evaluation.certify_front:
         return _certified(result, (tracker, *observers))

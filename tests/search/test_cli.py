@@ -229,6 +229,35 @@ def test_an_interrupted_search_says_how_to_go_on(
     )
 
 
+def test_a_paused_search_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from search import control, run
+
+    def paused_at_once(folder: Path) -> control.Order:
+        return "pause"
+
+    monkeypatch.setattr("search.ledger.read_order", paused_at_once)
+    write_study(tmp_path)
+    words = ("search", "study.yaml", "--executor", "local", "--resume-or-start")
+    answer = run_in(tmp_path, *words)
+    assert answer.code == 0, answer
+    assert answer.out == ""
+    assert answer.err.endswith(
+        "paused; go on with: goldenticket search study.yaml --executor local --resume\n"
+    )
+    study = run.StudyConfig.from_yaml(tmp_path / "study.yaml")
+    monkeypatch.chdir(tmp_path)
+    folder = run.newest_folder(study)
+    assert folder is not None
+    for order in ("pause", "stop"):
+        assert (
+            "no search of study 'tiny' is running in"
+            in run_in(tmp_path, order, "study.yaml").message
+        )
+        with control.only_driver(folder):
+            assert run_in(tmp_path, order, "study.yaml").code == 0
+        assert control.read_order(folder) == order
+
+
 def test_every_error_for_a_person_is_a_value_error() -> None:
     kinds = {"ValueError"}
     others = set()
@@ -242,7 +271,7 @@ def test_every_error_for_a_person_is_a_value_error() -> None:
                     elif any(base.endswith(("Error", "Exception")) for base in bases):
                         others.add(node.name)
     assert {"ConfigError", "DataError", "TicketError", "FrontError"} <= kinds
-    assert others == {"JobFailed", "DamagedWorker"}
+    assert others == {"JobFailed", "DamagedWorker", "SearchHalted"}
 
 
 # Spaces -------------------------------------------------------------------------------------------
