@@ -1,9 +1,14 @@
-"""The sampler that a study names, built for its space."""
+"""The sampler that a study names, built for its space.
+
+All of them read the constraints that trials were told with. What they draw is fixed by the study's
+seed and the number of trials known so far, so that a resumed search goes on and repeats nothing.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,11 +19,44 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.samplers import BaseSampler
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler
 from optuna.trial import FrozenTrial
 
+from search.genetic import Nsga2, Nsga3
+from search.tpe import Tpe
 from spaces.holes import Choice, Hole
+from spaces.sampler import GpConfig, Nsga2Config, Nsga3Config, QmcConfig, TpeConfig
 from spaces.space import SearchSpace
+from spaces.study import StudyConfig
+
+
+def build_sampler(study: StudyConfig, num_known: int = 0) -> BaseSampler:
+    """The sampler that the study names; its random stream depends on seed and trials so far."""
+    # Else a resumed search would draw its first parameters once more.
+    seed = int(np.random.SeedSequence([study.seed, num_known]).generate_state(1)[0])
+    config, space = study.sampler, study.search_space()
+    if isinstance(config, QmcConfig):
+        return Sobol(space, study.seed)
+    if isinstance(config, TpeConfig | GpConfig):
+        is_even = config.startup == "qmc"
+        start = Sobol(space, study.seed) if is_even else RandomSampler(seed=seed)
+        if isinstance(config, TpeConfig):
+            found = groups(space, jointly=config.multivariate)
+            return Tpe(found, start, config.startup_trials, seed)
+        return GPSampler(
+            seed=seed,
+            independent_sampler=start,
+            n_startup_trials=config.startup_trials,
+            warn_independent_sampling=False,
+        )
+    if isinstance(config, Nsga2Config | Nsga3Config):
+        genetic = Nsga2 if isinstance(config, Nsga2Config) else Nsga3
+        names = [hole.path for hole in space.parameters() if hole.condition]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # no choice of the study's author
+            return genetic(branch_params=names, population_size=config.population_size, seed=seed)
+    return RandomSampler(seed=seed)
 
 
 class Sobol(BaseSampler):
@@ -28,11 +66,12 @@ class Sobol(BaseSampler):
     parameters are spread evenly too. Nothing is kept but the seed.
     """
 
-    def __init__(self, names: Sequence[str], seed: int) -> None:
+    def __init__(self, space: SearchSpace, seed: int) -> None:
         from scipy.stats import qmc  # noqa: PLC0415  (takes half a second)
 
-        self._coordinate = {name: index for index, name in enumerate(names)}
-        self._sequence = qmc.Sobol(max(1, len(names)), rng=np.random.default_rng(seed))
+        holes = space.parameters()
+        self._coordinate = {hole.path: index for index, hole in enumerate(holes)}
+        self._sequence = qmc.Sobol(max(1, len(holes)), rng=np.random.default_rng(seed))
         self._point: tuple[int, np.ndarray] | None = None
 
     def infer_relative_search_space(
@@ -96,10 +135,13 @@ def distribution_of(hole: Hole) -> BaseDistribution:
     return IntDistribution(int(hole.low), int(hole.high), log=hole.log, step=int(hole.step or 1))
 
 
-def groups(space: SearchSpace) -> list[Mapping[str, BaseDistribution]]:
-    """Parameters that a trial has all of, or none: those under the same conditions."""
+def groups(space: SearchSpace, *, jointly: bool = True) -> list[Mapping[str, BaseDistribution]]:
+    """Parameters that a trial has all of, or none: those under the same conditions.
+
+    Not `jointly`: each parameter alone.
+    """
     found: dict[Any, dict[str, BaseDistribution]] = {}
     for hole in space.parameters():
         if not (distribution := distribution_of(hole)).single():
-            found.setdefault(hole.condition, {})[hole.path] = distribution
+            found.setdefault(hole.condition if jointly else hole.path, {})[hole.path] = distribution
     return list(found.values())
