@@ -4,7 +4,7 @@
 
 Draws trials at random from the space of benchmarks/recorded.yaml and trains each to its end. A row
 of results/recorded_rows.csv, which is kept packed as recorded_rows.csv.gz, is a trial: parameters,
-final figures (by the cascade, on the validation split), and what was known after each epoch, with the
+final figures (by the cascade, on the validation split), and what each epoch knew, with the
 candidates for a rung score: accuracies by interval bounds on the validation split at shares of the
 radius, and at the training radius of that epoch. Trials that have rows already are not run again.
 """
