@@ -81,6 +81,13 @@ def search(
             help="Go on with the newest search, or start one: safe to run again and again.",
         ),
     ] = False,
+    warm_start: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="STUDY",
+            help="An earlier study from whose trials the sampler learns; may be repeated.",
+        ),
+    ] = None,
     tracking_uri: TrackingUri = None,
     output: Annotated[Path, typer.Option(help="The best ticket goes to OUTPUT/<study>.")] = Path(
         "tickets"
@@ -94,7 +101,9 @@ def search(
     """Search, print the front, export the best ticket and verify it."""
     if address is not None and executor != "ray":
         raise ConfigError(f"--address {address} is for the executor ray: leave one of them out")
-    study = _overridden(StudyConfig.from_yaml(study_file), trials, tracking_uri, no_certify_front)
+    study = _overridden(
+        StudyConfig.from_yaml(study_file), trials, tracking_uri, warm_start, no_certify_front
+    )
     from analysis.files import check_ticket_place  # noqa: PLC0415
     from analysis.front import check_rule  # noqa: PLC0415
     from search.certify import certification_budget  # noqa: PLC0415
@@ -253,13 +262,19 @@ def _report(error: Exception) -> int:
 
 
 def _overridden(
-    study: StudyConfig, trials: int | None, tracking_uri: str | None, no_certify_front: bool
+    study: StudyConfig,
+    trials: int | None,
+    tracking_uri: str | None,
+    warm_start: list[str] | None,
+    no_certify_front: bool,
 ) -> StudyConfig:
     tree = study.model_dump(mode="json")
     if trials is not None:
         tree["budget"]["trials"] = trials
     if tracking_uri is not None:
         tree["tracking"]["uri"] = tracking_uri
+    if warm_start:
+        tree["warm_start"]["studies"] = warm_start
     if no_certify_front:
         tree["evaluation"]["certify_front"] = False
     return StudyConfig.from_dict(tree)

@@ -34,6 +34,11 @@ class Progress(Observer):
         self._front: GrowingFront | None = None
         self._live: Live | None = None
 
+    def on_warm_start(self, told: Sequence[str]) -> None:
+        """Say which trials of earlier studies were used."""
+        for line in told:
+            self._say(line)
+
     def on_study_start(self, run: SearchRun, records: Sequence[TrialRecord]) -> None:
         """Say what will be done, and open the view."""
         self.run, self.started = run, time.monotonic()

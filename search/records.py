@@ -15,6 +15,7 @@ TrialState = Literal["running", "paused", "interrupted", "completed", "stopped",
 """paused: it waits at a rung, to be promoted or let go. interrupted: it lost its worker, or the
 search ended before it did, and goes on from its checkpoint. The last three are final."""
 INTERRUPTED = "interrupted: the search ended before this trial did"
+STOPPED = "the search was stopped by a person"
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,12 @@ class Observer:
 
     def on_study_start(self, run: SearchRun, records: Sequence[TrialRecord]) -> None:
         """A search begins; `records` are the finished trials of a search that is resumed."""
+
+    def on_warm_start(self, told: Sequence[str]) -> None:
+        """Trials of earlier studies were given to the sampler: a line for each study.
+
+        Before on_study_start, and not when the search is resumed.
+        """
 
     def on_trial_start(self, record: TrialRecord) -> None:
         """A trial is handed to a worker: one that was just proposed, or one that goes on."""

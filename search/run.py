@@ -17,6 +17,7 @@ from search.records import Observer, SearchRun, StudyResult
 from search.sampling import JOURNAL, Sampling
 from search.tracking import MlflowTracker
 from search.trial import TrialFactory, fault_of
+from search.warm_start import read_earlier
 from spaces.base import ConfigError
 from spaces.study import StudyConfig
 
@@ -60,11 +61,17 @@ def run_study(
         raise ConfigError(f"executor: {executor!r} must be ray or local")
     factory = factory or _training_factory()
     factory.prepare(study)
+    # Before there is a folder, so that a mistyped name leaves nothing behind.
+    earlier = None if resume and newest_folder(study) else read_earlier(study)
     run = SearchRun(study, open_folder(study, resume=resume), executor)
     tracker = MlflowTracker(study.tracking.uri)
     with only_driver(run.folder):
         clear_order(run.folder)
-        ledger = Ledger(run, Sampling(study, run.folder), (tracker, *observers))
+        sampling = Sampling(study, run.folder, earlier)
+        ledger = Ledger(run, sampling, (tracker, *observers))
+        if sampling.warm_start:
+            for observer in observers:
+                observer.on_warm_start(sampling.warm_start)
         _search(ledger, factory, address, (tracker, *observers))
     result = StudyResult(
         run,

@@ -59,6 +59,15 @@ def build_sampler(study: StudyConfig, num_known: int = 0) -> BaseSampler:
     return RandomSampler(seed=seed)
 
 
+def generation_mark(study: StudyConfig) -> dict[str, int]:
+    """The attribute by which trials of earlier studies are a genetic search's first generation.
+
+    Other samplers need none.
+    """
+    genetic = {"nsga2": Nsga2, "nsga3": Nsga3}.get(study.sampler.name)
+    return {} if genetic is None else {genetic._get_generation_key(): 0}
+
+
 class Sobol(BaseSampler):
     """Points of a scrambled Sobol sequence (Sobol 1967, Owen 1998): trial n gets point n.
 

@@ -15,8 +15,10 @@ from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.journal import JournalFile
+from search.known_trials import EARLIER_RUN
 from search.records import INTERRUPTED, TrialRecord
 from search.samplers import build_sampler
+from search.warm_start import Earlier, add_earlier
 from spaces.holes import Scalar
 from spaces.study import StudyConfig
 
@@ -29,10 +31,11 @@ class Sampling:
 
     Only a completed trial gives values. A trial stopped at a rung is told PRUNED, without its
     low-fidelity values; a failed one is told FAIL. One that waits, or was interrupted, has told
-    nothing yet.
+    nothing yet. Trials of earlier studies come before its own, and are none of them: Optuna's
+    numbers count both, a record's number only its own.
     """
 
-    def __init__(self, study: StudyConfig, folder: Path) -> None:
+    def __init__(self, study: StudyConfig, folder: Path, earlier: Earlier | None = None) -> None:
         self.study = study
         self.space = study.search_space()
         self._asked: dict[int, Trial] = {}
@@ -43,14 +46,19 @@ class Sampling:
             directions=[str(direction) for direction in study.directions],  # type: ignore[misc]
             load_if_exists=True,
         )
-        num_known = len(self.optuna_study.get_trials(deepcopy=False))
+        self.warm_start = add_earlier(self.optuna_study, study, earlier)
+        """What a person is to be told of trials that were added just now."""
+        known = self.optuna_study.get_trials(deepcopy=False)
+        num_known = len(known)
+        self._num_earlier = sum(EARLIER_RUN in trial.user_attrs for trial in known)
         self.optuna_study.sampler = build_sampler(study, num_known)
 
     def ask(self) -> tuple[int, dict[str, Scalar]]:
         """Number and parameters of a new trial."""
         trial = self.optuna_study.ask()
-        self._asked[trial.number] = trial
-        return trial.number, self.space.suggest(trial)
+        number = self._number(trial)
+        self._asked[number] = trial
+        return number, self.space.suggest(trial)
 
     def note_rung(self, number: int, epoch: int, view: Sequence[float]) -> None:
         """Keep what the rule of early stopping saw of a running trial at a rung."""
@@ -76,15 +84,20 @@ class Sampling:
 
     def history(self) -> list[TrialRecord]:
         """Records of all trials of an earlier run; those that it left running are interrupted."""
-        trials = self.optuna_study.get_trials(deepcopy=False)
-        return [record for trial in trials if (record := self._restore(trial)) is not None]
+        return [record for trial in self._own() if (record := self._restore(trial)) is not None]
 
     def rung_views(self) -> Iterator[tuple[int, int, tuple[float, ...]]]:
         """Number, epoch and view of every rung that any trial has reached."""
-        for trial in self.optuna_study.get_trials(deepcopy=False):
+        for trial in self._own():
             for key, view in trial.user_attrs.items():
                 if key.startswith(_RUNG):
-                    yield trial.number, int(key.removeprefix(_RUNG)), tuple(view)
+                    yield self._number(trial), int(key.removeprefix(_RUNG)), tuple(view)
+
+    def _own(self) -> list[FrozenTrial]:
+        return self.optuna_study.get_trials(deepcopy=False)[self._num_earlier :]
+
+    def _number(self, trial: Trial | FrozenTrial) -> int:
+        return trial.number - self._num_earlier
 
     def _restore(self, trial: FrozenTrial) -> TrialRecord | None:
         known: dict[str, Any] | None = trial.user_attrs.get(_RECORD)
@@ -94,7 +107,7 @@ class Sampling:
         if record is None:
             self.optuna_study.tell(trial.number, state=TrialState.FAIL)
             return None
-        self._asked[trial.number] = Trial(self.optuna_study, trial._trial_id)
+        self._asked[record.number] = Trial(self.optuna_study, trial._trial_id)
         if record.state in ("completed", "stopped", "failed"):  # killed before it was told
             self.tell(record)
         return record
@@ -104,7 +117,7 @@ class Sampling:
         ticket = Path(known["ticket"]) if known["ticket"] else None
         config = None if known["invalid"] else self.space.decode(params)
         fields = {k: v for k, v in known.items() if k not in ("ticket", "invalid")}
-        record = TrialRecord(trial.number, params, config, ticket=ticket, **fields)
+        record = TrialRecord(self._number(trial), params, config, ticket=ticket, **fields)
         if record.state == "running":
             return replace(record, state="interrupted", reason=INTERRUPTED)
         return record
@@ -118,7 +131,7 @@ class Sampling:
             return None
         started = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
         return TrialRecord(
-            trial.number, params, config, started, state="interrupted", reason=INTERRUPTED
+            self._number(trial), params, config, started, state="interrupted", reason=INTERRUPTED
         )
 
 

@@ -79,6 +79,24 @@ class QmcConfig(Config):
     name: Literal["qmc"] = "qmc"
 
 
+class WarmStartConfig(Config):
+    """Earlier studies whose trials the sampler knows before it proposes its first one.
+
+    Only trials whose settings lie in this study's space, and whose figures were measured as this
+    study measures them, are used. They are none of its own trials: neither its budget nor its front
+    has them. Samplers that learn nothing (random, qmc) refuse.
+    """
+
+    studies: tuple[str, ...] = Field(
+        (), description="Names of studies, or their files; all searches of a name are read."
+    )
+    tracking_uri: str | None = Field(
+        None,
+        min_length=1,
+        description="Where they are recorded; this study's tracking.uri if unset.",
+    )
+
+
 SamplerConfig = Annotated[
     TpeConfig | Nsga2Config | Nsga3Config | GpConfig | RandomConfig | QmcConfig,
     Field(discriminator="name"),

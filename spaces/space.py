@@ -28,7 +28,7 @@ from spaces.holes import (
 from spaces.reading import explain, join, read_yaml
 from spaces.schema import space_schema
 from spaces.topology import DenseConfig
-from spaces.trial import TrialConfig
+from spaces.trial import TrialConfig, flatten
 from spaces.walk import Walker
 
 
@@ -115,34 +115,50 @@ class SearchSpace:
     def encode(self, config: TrialConfig) -> dict[str, Scalar]:
         """The parameters that decode to `config`; ConfigError if the space does not contain it.
 
-        Where several variants of a union contain it, the first in the file is named.
+        Where several variants of a union contain it, the first in the file is named. The problems
+        of the error are, after a heading, what does not fit, with the space's rule for it.
         """
-        for params in _encodings(self._root, config):
-            if self.decode(params) == config:
+        misfits: list[str] = []
+        for params in _encodings(self._root, config, misfits):
+            found = self.decode(params)
+            if found == config:
                 return params
-        raise ConfigError("the search space does not contain this trial configuration")
+            misfits.append(_difference(found, config))
+        raise ConfigError("the search space does not contain this trial configuration", *misfits)
 
 
-def _encodings(node: Node, value: Any) -> Iterator[dict[str, Scalar]]:
+def _encodings(node: Node, value: Any, misfits: list[str]) -> Iterator[dict[str, Scalar]]:
     """Candidates: each hole holds what stands in its place; fixed values are not compared."""
     if isinstance(node, Range | Choice):
         try:
             yield {node.path: node.param(value)}
         except ConfigError:
-            return
+            misfits.append(f"{node.path}: not in {node.describe()}")
     elif isinstance(node, Variants):
-        for label, part in node.parts.items():
-            if isinstance(value, part.cls or ()):
-                yield from ({node.hole.path: label, **rest} for rest in _encodings(part, value))
+        fitting = {k: part for k, part in node.parts.items() if isinstance(value, part.cls or ())}
+        if not fitting:
+            misfits.append(f"{node.hole.path}: not in {node.hole.describe()}")
+        for label, part in fitting.items():
+            found = _encodings(part, value, misfits)
+            yield from ({node.hole.path: label, **rest} for rest in found)
     elif isinstance(node, Part):
         pairs = [(member, _member(node, value, name)) for name, member in node.members.items()]
-        if any(found is _ABSENT for _, found in pairs):
+        absent = [n for n, (_, found) in zip(node.members, pairs, strict=True) if found is _ABSENT]
+        if absent:
+            misfits.append(f"{join(node.path, absent[0])}: it has none")
             return
-        candidates = (list(_encodings(member, found)) for member, found in pairs)
+        candidates = (list(_encodings(member, found, misfits)) for member, found in pairs)
         for parts in itertools.product(*candidates):
             yield {path: param for part in parts for path, param in part.items()}
     else:
         yield {}
+
+
+def _difference(ours: TrialConfig, theirs: TrialConfig) -> str:
+    """The first fixed setting of the space that a trial does not share."""
+    fixed, other = flatten(ours), flatten(theirs)
+    name = next(n for n in (*fixed, *other) if fixed.get(n) != other.get(n))
+    return f"{name}: not {fixed.get(name, 'absent')}"
 
 
 _ABSENT = object()

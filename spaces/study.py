@@ -19,11 +19,12 @@ from spaces.base import Config, ConfigError, Seed
 from spaces.metrics import METRICS, Constraint, Direction, metric, radius_metric
 from spaces.reading import join, read_yaml
 from spaces.running import BudgetConfig, ResourcesConfig, StorageConfig, TrackingConfig
-from spaces.sampler import SamplerConfig, TpeConfig
+from spaces.sampler import SamplerConfig, TpeConfig, WarmStartConfig
 from spaces.scheduler import AshaConfig, FifoConfig, MoashaConfig, SchedulerConfig
 from spaces.schema import STUDY_LEVEL_KEYS, study_schema
 from spaces.space import SearchSpace, in_space
 from spaces.training import EvaluationConfig
+from spaces.trial import TrialConfig
 from spaces.walk import read_config
 
 
@@ -63,6 +64,7 @@ class StudyConfig(Config):
     objectives: tuple[Objective, ...] = Field(DEFAULT_OBJECTIVES, min_length=1)
     constraints: tuple[Constraint, ...] = ()
     sampler: SamplerConfig = TpeConfig()
+    warm_start: WarmStartConfig = WarmStartConfig()
     scheduler: SchedulerConfig = FifoConfig()
     budget: BudgetConfig
     resources: ResourcesConfig = ResourcesConfig()
@@ -108,6 +110,15 @@ class StudyConfig(Config):
         if self._built is None or self._built[0] != tree:  # a copy may have another budget
             self._built = (tree, SearchSpace(tree, locate=_locate))
         return self._built[1]
+
+    def shared_settings(self) -> TrialConfig:
+        """What all trials share outside `space`, in a trial with defaults for all else.
+
+        `data.augment`, which may have holes, is the default too.
+        """
+        tree = {key: self._trial_tree()[key] for key in STUDY_LEVEL_KEYS}
+        tree["data"] = {key: value for key, value in self.data.items() if key != "augment"}
+        return TrialConfig.model_validate(tree)
 
     def _trial_tree(self) -> dict[str, Any]:
         resources = self.resources
@@ -188,6 +199,12 @@ class StudyConfig(Config):
                 )
 
     def _problems_of_sampler(self, space: SearchSpace) -> Iterator[str]:
+        if self.warm_start.studies and self.sampler.name in ("random", "qmc"):
+            yield (
+                f"warm_start.studies: {', '.join(self.warm_start.studies)} would change nothing, "
+                f"since sampler {self.sampler.name} does not learn from trials: leave warm_start "
+                "out, or use sampler {name: tpe}"
+            )
         holes = space.parameters()
         branching = {path for hole in holes for path, _ in hole.condition}
         modelled = [h for h in holes if not h.condition and h.path not in branching]
