@@ -43,6 +43,24 @@ def home(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Home:
     return Home(folder, run_in(folder, "search", "study.yaml", "--executor", "local"))
 
 
+def test_a_search_may_learn_from_an_earlier_one(home: Home, tmp_path: Path) -> None:
+    changes = {"name": "next", "tracking": {"uri": f"sqlite:///{home.folder}/mlflow.db"}}
+    write_study(tmp_path, **changes)
+    words = ("search", "study.yaml", "--executor", "local", "--no-certify-front")
+    answer = run_in(tmp_path, *words, "--trials", "1", "--warm-start", "tiny")
+    assert answer.code == 0, answer.err
+    assert answer.err.splitlines()[0] == (
+        "warm start from tiny: the sampler knows 3 of its 3 trials"
+    )
+    assert "of 1 completed trials" in answer.out
+    mistyped = run_in(tmp_path, *words, "--warm-start", "tiny", "--warm-start", "tinny")
+    assert "no study is called 'tinny'" in mistyped.message
+    assert "did you mean 'tiny'? it has: next, tiny" in mistyped.message
+    assert [path.name for path in (tmp_path / "runs" / "next").iterdir()] == ["001"]
+    nothing = run_in(tmp_path, *words, "--warm-start", "tiny", "--tracking-uri", "sqlite:///no.db")
+    assert "there is no tracking store no.db" in nothing.message
+
+
 @pytest.fixture
 def ticket(home: Home, tmp_path: Path) -> Path:
     return Path(shutil.copytree(home.folder / "tickets" / "tiny", tmp_path / "ticket"))
