@@ -41,8 +41,8 @@ class KnownTrials:
         self._space = study.search_space()
         self._shared = study.shared_settings()
         self._texts = {name: str(value) for name, value in flatten(self._shared).items()}
-        domains = {hole.path: distribution_of(hole) for hole in self._space.parameters()}
-        self._domains, self._mark = domains, generation_mark(study)
+        self._domains = {hole.path: distribution_of(hole) for hole in self._space.parameters()}
+        self._mark = generation_mark(study)
 
     def known(self, trial: Trial) -> FrozenTrial:
         """What the sampler may know of a trial; Unusable when that is nothing."""
@@ -107,9 +107,22 @@ class KnownTrials:
         except ValueError as error:
             raise Unusable("settings that this version does not know") from error
         try:
-            return self._space.encode(config)
+            params = self._space.encode(config)
         except ConfigError as error:
             raise Unusable(error.problems[1]) from error
+        for path in params:
+            if not _is_recorded(path, trial.params):
+                raise Unusable(f"{path}: not recorded")
+        return params
+
+
+def _is_recorded(path: str, settings: Mapping[str, str]) -> bool:
+    """Whether the settings of a trial, which have no labels of variants, have a parameter."""
+    parts = path.split(".")
+    without_one = [parts[:index] + parts[index + 1 :] for index in range(len(parts))]
+    names = [".".join(some) for some in (parts, *without_one)]
+    # A list is recorded as one text.
+    return any(f"{name}.".startswith(f"{known}.") for name in names for known in settings)
 
 
 def _unflatten(params: Mapping[str, str]) -> dict[str, Any]:

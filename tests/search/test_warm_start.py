@@ -18,6 +18,7 @@ from tracked import METRICS
 from analysis import FrontError, load_front
 from analysis.store import read_study
 from search import Observer, run_study
+from search.known_trials import KnownTrials, Unusable
 from search.records import STOPPED, SearchRun, StudyResult, TrialRecord
 from search.sampling import Sampling
 from search.tracking import MlflowTracker
@@ -158,6 +159,23 @@ def test_a_branch_that_is_not_in_the_new_space_is_not_used(folder: Path) -> None
     found = read_earlier(new_study(folder, space=LOW_DENSITY))
     assert len(found.trials) == 1
     assert reasons(found) == "1 (topology.method: not static)"
+
+
+def test_a_trial_that_has_not_recorded_what_is_a_hole_now_is_not_used(folder: Path) -> None:
+    old = earlier(folder, {})
+    record = read_study("old", tracking_uri=old.tracking.uri)
+    known = KnownTrials(new_study(folder), record)
+    (whole,) = record.trials
+    assert known.known(whole).state == TrialState.COMPLETE
+    for name in ("optimizer.lr", "topology.density"):
+        params = {key: text for key, text in whole.params.items() if key != name}
+        with pytest.raises(Unusable):
+            known.known(replace(whole, params=params))
+    lacking = {key: text for key, text in whole.params.items() if key != "optimizer.lr"}
+    with pytest.raises(Unusable, match="optimizer.lr: not recorded"):
+        known.known(replace(whole, params=lacking))
+    added_since = {k: text for k, text in whole.params.items() if k != "optimizer.swa_start"}
+    assert known.known(replace(whole, params=added_since)).state == TrialState.COMPLETE
 
 
 @pytest.mark.parametrize(
