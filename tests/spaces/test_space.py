@@ -9,6 +9,8 @@ import pytest
 from given_spaces import space_of
 
 from spaces import ConfigError, SearchSpace, TrialConfig, decode, suggest
+from spaces.model import CnnConfig
+from spaces.topology import DenseConfig
 from spaces.trial import flatten
 
 TREE = {
@@ -139,8 +141,22 @@ def test_decode_refuses_missing_parameters_and_those_of_another_branch():
 def test_encode_refuses_a_trial_outside_the_space():
     space = SearchSpace(TREE)
     outside = space.decode(RIGL).model_copy(update={"seed": 7})
-    with pytest.raises(ConfigError, match="does not contain"):
+    with pytest.raises(ConfigError, match="does not contain") as caught:
         space.encode(outside)
+    assert caught.value.problems[1:] == ("seed: not 0",)
+
+
+def test_encode_says_which_setting_does_not_fit():
+    space = SearchSpace(TREE)
+    for change, problem in (
+        ({"batch_size": 48}, "batch_size: not in [32, 128], step 32"),
+        ({"model": CnnConfig()}, "model.widths: it has none"),
+        ({"topology": DenseConfig()}, "topology.method: not in {rigl, snip}"),
+    ):
+        outside = space.decode(RIGL).model_copy(update=change)
+        with pytest.raises(ConfigError) as caught:
+            space.encode(outside)
+        assert caught.value.problems[1] == problem
 
 
 def test_a_sample_is_fixed_by_its_generator():
