@@ -1,0 +1,143 @@
+"""A Ray cluster of several nodes on this machine, in processes of its own, on loopback only.
+
+Run as a program, it starts nodes and obeys orders on its standard input; `LocalCluster` is how a
+test holds it. Its nodes do not find goldenticket: what a trial needs must be sent to them.
+"""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+_HIDE = f"""import sys
+sys.path[:] = [path for path in sys.path if path not in {[str(ROOT), str(HERE)]}]
+"""
+_NODE = {"node_ip_address": "127.0.0.1", "object_store_memory": 80 * 2**20, "num_cpus": 1}
+_MARK = "of the cluster: "
+
+
+class LocalCluster:
+    """Starts a head without room for trials, and `nodes` with what each has, e.g. num_gpus=2."""
+
+    def __init__(self, folder: Path, nodes: int = 2, *, dashboard: bool = False, **has: Any):
+        self.folder = folder
+        hidden = folder / "hide_goldenticket"
+        hidden.mkdir(parents=True)
+        (hidden / "sitecustomize.py").write_text(_HIDE)
+        self.environment = {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+        words = [sys.executable, __file__, str(nodes), json.dumps(has), json.dumps(dashboard)]
+        self._process = subprocess.Popen(
+            words,
+            cwd=folder,
+            env={**os.environ, **self.environment, "PYTHONPATH": str(hidden)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        told = self._answer()
+        self.address: str = told["address"]
+        self.dashboard = f"http://{told['dashboard']}"
+
+    def add(self, **has: Any) -> None:
+        """One node more."""
+        self._order({"add": has})
+
+    def kill(self, node_id: str) -> None:
+        """End a node and all that runs on it, without notice (SIGKILL)."""
+        self._order({"kill": node_id})
+
+    def run(self, script: str, *words: str, **options: Any) -> "subprocess.Popen[str]":
+        """A Python program that has the tests' modules and can join the cluster."""
+        path = os.pathsep.join([str(ROOT), str(HERE)])
+        return subprocess.Popen(
+            [sys.executable, "-c", script, *words],
+            cwd=self.folder,
+            env={**os.environ, **self.environment, "PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+
+    def __enter__(self) -> "LocalCluster":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(60)
+
+    def _order(self, order: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith(_MARK):
+                return dict(json.loads(line.removeprefix(_MARK)))
+        raise RuntimeError("the cluster ended")
+
+
+def _tell(**what: Any) -> None:
+    print(_MARK + json.dumps(what), flush=True)
+
+
+def _kill(node: Any) -> None:
+    """The node's raylet goes at once; its workers notice, and go too."""
+    for processes in node.all_processes.values():
+        for info in processes:
+            os.kill(info.process.pid, signal.SIGKILL)
+
+
+def main() -> None:
+    """Start what the arguments say, and obey until the standard input ends."""
+    count, has, dashboard = int(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
+    from mlflow_server import free_port
+    from ray._private import services
+    from ray.cluster_utils import Cluster
+
+    services.resolve_ip_for_localhost = lambda host: host  # as in search/ray_session.py
+    head: dict[str, Any] = {**_NODE, "num_cpus": 0, "include_dashboard": dashboard}
+    if dashboard:
+        head |= {"dashboard_host": "127.0.0.1", "dashboard_port": free_port()}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    nodes = {}
+
+    def add(has: dict[str, Any]) -> None:
+        node = cluster.add_node(**{**_NODE, **has})
+        nodes[node.node_id] = node
+
+    for _ in range(count):
+        add(has)
+    _tell(address=cluster.address, dashboard=cluster.webui_url)
+    for line in sys.stdin:
+        order = json.loads(line)
+        if "add" in order:
+            add(order["add"])
+        else:
+            _kill(nodes[order["kill"]])
+        _tell(done=order)
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main()
