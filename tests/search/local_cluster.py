@@ -28,7 +28,7 @@ class LocalCluster:
 
     def __init__(self, folder: Path, nodes: int = 2, *, dashboard: bool = False, **has: Any):
         self.folder = folder
-        hidden = folder / "hide_goldenticket"
+        self.hidden = hidden = folder / "hide_goldenticket"
         hidden.mkdir(parents=True)
         (hidden / "sitecustomize.py").write_text(_HIDE)
         self.environment = {
