@@ -2,12 +2,11 @@
 
     uv run benchmarks/recorded.py [--trials 400] [--workers 2]
 
-Draws trials at random from the space of benchmarks/recorded.yaml and trains each to its end. One
-line of results/recorded_trials.csv.gz is a trial with its parameters and final figures (by the
-cascade, on the validation split); one of results/recorded_epochs.csv.gz is what was known after an
-epoch, with the candidates for a rung score: accuracies by interval bounds on the validation split
-at shares of the radius, and at the training radius of that epoch. Trials that have lines already
-are not run again. benchmarks/rungs.py and benchmarks/search_efficiency.py read the table.
+Draws trials at random from the space of benchmarks/recorded.yaml and trains each to its end. A row
+of results/recorded_rows.csv, which is kept packed as recorded_rows.csv.gz, is a trial: parameters,
+final figures (by the cascade, on the validation split), and what each epoch knew, with the
+candidates for a rung score: accuracies by interval bounds on the validation split at shares of the
+radius, and at the training radius of that epoch. Trials that have rows already are not run again.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -40,7 +41,11 @@ def work(
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """The rows of earlier runs."""
+    """The rows of earlier runs; those that were packed are read from `path`.gz."""
+    packed = path.with_name(f"{path.name}.gz")
+    if not path.exists() and packed.exists():
+        with gzip.open(packed, "rt", newline="") as file:
+            return list(csv.DictReader(file))
     if not path.exists():
         return []
     with path.open(newline="") as file:

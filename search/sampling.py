@@ -1,28 +1,23 @@
 """Proposing trials by Optuna and telling it what came out; the trials' durable journal.
 
-Everything that a resumed search needs is in the journal: parameters, records and rung scores. It is
-a file to which lines are appended, because that costs 10 ms per trial where SQLite takes 65 ms.
+Everything that a resumed search needs is in the journal: parameters, records and rung views.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
-from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from search.journal import JournalFile
 from search.records import INTERRUPTED, TrialRecord
+from search.samplers import build_sampler
 from spaces.holes import Scalar
-from spaces.sampler import Nsga2Config, TpeConfig
 from spaces.study import StudyConfig
 
 JOURNAL = "trials.journal"
@@ -42,10 +37,8 @@ class Sampling:
         self.space = study.search_space()
         self._asked: dict[int, Trial] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        path = folder / JOURNAL
-        _drop_torn_line(path)
         self.optuna_study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(path))),
+            storage=JournalStorage(JournalFile(folder / JOURNAL)),
             study_name=study.name,
             directions=[str(direction) for direction in study.directions],  # type: ignore[misc]
             load_if_exists=True,
@@ -129,26 +122,6 @@ class Sampling:
         )
 
 
-def build_sampler(study: StudyConfig, num_known: int = 0) -> BaseSampler:
-    """The sampler that the study names; its random stream depends on seed and trials so far."""
-    # Else a resumed search would draw its first parameters once more.
-    seed = int(np.random.SeedSequence([study.seed, num_known]).generate_state(1)[0])
-    config = study.sampler
-    if isinstance(config, TpeConfig):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)  # no choice of the study's author
-            return TPESampler(
-                n_startup_trials=config.startup_trials,
-                multivariate=config.multivariate,
-                group=config.multivariate,  # conditional parameters are modelled per branch
-                constant_liar=True,  # trials that run beside each other differ
-                seed=seed,
-            )
-    if isinstance(config, Nsga2Config):
-        return NSGAIISampler(population_size=config.population_size, seed=seed)
-    return RandomSampler(seed=seed)
-
-
 def _to_json(record: TrialRecord) -> dict[str, Any]:
     return {
         "state": record.state,
@@ -163,9 +136,3 @@ def _to_json(record: TrialRecord) -> dict[str, Any]:
         "ticket": str(record.ticket) if record.ticket else None,
         "invalid": record.config is None,
     }
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Cut off a last line that a killed process left half written: it was never acted upon."""
-    if path.exists() and not (content := path.read_bytes()).endswith(b"\n"):
-        path.write_bytes(content[: content.rfind(b"\n") + 1])

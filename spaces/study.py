@@ -133,6 +133,7 @@ class StudyConfig(Config):
         if not problems:
             space = self.search_space()
             problems += [*_holes_in_data(space), *self._problems_of_methods(space)]
+            problems += self._problems_of_sampler(space)
         if problems:
             raise ConfigError(*problems)
         return self
@@ -185,6 +186,16 @@ class StudyConfig(Config):
                     f"only, so trials with {', '.join(others)} would fail: search those methods "
                     "alone, or leave this metric out (it is recorded all the same)"
                 )
+
+    def _problems_of_sampler(self, space: SearchSpace) -> Iterator[str]:
+        holes = space.parameters()
+        branching = {path for hole in holes for path, _ in hole.condition}
+        modelled = [h for h in holes if not h.condition and h.path not in branching]
+        if self.sampler.name == "gp" and holes and not modelled:
+            yield (
+                "sampler.name: gp models parameters that every trial has, but all of this space "
+                f"depend on {' and '.join(sorted(branching))}: use tpe"
+            )
 
     def _metrics_used(self) -> Iterator[tuple[str, str]]:
         """Places and names."""

@@ -4,13 +4,12 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import optuna
 import pytest
 from optuna.trial import TrialState
 from toy_trials import toy_study
 
 from search.records import TrialRecord
-from search.sampling import JOURNAL, Sampling, build_sampler
+from search.sampling import JOURNAL, Sampling
 from spaces import StudyConfig
 
 METRICS = {"natural_accuracy": 0.9, "verified_accuracy": 0.7, "inference_flops": 1e6}
@@ -128,7 +127,7 @@ def test_a_half_written_last_line_is_dropped(study: StudyConfig, tmp_path: Path)
     assert len(Sampling(study, tmp_path).history()) == 2
 
 
-@pytest.mark.parametrize("name", ["tpe", "nsga2", "random"])
+@pytest.mark.parametrize("name", ["tpe", "nsga2", "nsga3", "gp", "random", "qmc"])
 def test_the_seed_fixes_what_is_proposed_and_a_resumed_search_goes_on(
     name: str, tmp_path: Path
 ) -> None:
@@ -140,10 +139,3 @@ def test_the_seed_fixes_what_is_proposed_and_a_resumed_search_goes_on(
     assert params == [second.ask()[1] for _ in range(3)]
     resumed = Sampling(study, tmp_path / "a")
     assert resumed.ask()[1] not in params
-
-
-def test_samplers_are_those_that_the_study_names(tmp_path: Path) -> None:
-    kinds = {"tpe": "TPESampler", "nsga2": "NSGAIISampler", "random": "RandomSampler"}
-    for name, kind in kinds.items():
-        sampler = build_sampler(toy_study(tmp_path, sampler={"name": name}))
-        assert type(sampler) is getattr(optuna.samplers, kind)

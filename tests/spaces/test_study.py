@@ -184,12 +184,12 @@ ONE_PROBLEM = [
         "this metric out (it is recorded all the same)",
     ),
     (
-        {"sampler": {"name": "tpe", "startup": 3}},
-        "sampler.tpe.startup: unknown key; did you mean startup_trials?",
+        {"sampler": {"name": "tpe", "startup_trial": 3}},
+        "sampler.tpe.startup_trial: unknown key; did you mean startup_trials?",
     ),
     (
-        {"scheduler": {"name": "moasha"}},
-        "scheduler.name: 'moasha' must be one of: asha, fifo; did you mean asha?",
+        {"scheduler": {"name": "moashaa"}},
+        "scheduler.name: 'moashaa' must be one of: asha, moasha, fifo; did you mean moasha?",
     ),
     (
         {"scheduler": {"name": "asha", "grace_epochs": 4}},
