@@ -6,7 +6,8 @@ import os
 import time
 import uuid
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from search.storage import Storage, is_address
 from spaces.base import ConfigError
 from spaces.running import ResourcesConfig
 from spaces.study import StudyConfig
@@ -79,64 +81,83 @@ def _lacking(nodes: Sequence[Mapping[str, float]], resources: ResourcesConfig) -
 def check_nodes(study: StudyConfig, folder: Path) -> None:
     """Raise ConfigError when nodes that would run trials do not share what the driver sees.
 
-    Looked for are the study's folder, where trials leave their tickets and checkpoints, and the
-    file or folder of its data. A Ray of one node has the driver's disk.
+    Looked for are the study's folder, or the address at which it is kept, where trials leave their
+    tickets and checkpoints, and the file or folder of its data. A Ray of one node has the driver's
+    disk.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2:
         return
-    sentinel = folder.absolute() / f".shared-{uuid.uuid4().hex}"
-    sentinel.touch()
-    needed = {"storage.path": str(sentinel)}
-    if path := study.data.get("path"):
-        needed["data.path"] = os.path.abspath(path)
-    try:
-        problems = _ask(nodes, study.resources, needed)
-    finally:
-        sentinel.unlink()
+    data = study.data.get("path")
+    with _sentinel(study, folder) as place:
+        problems = _ask(nodes, study.resources, place, data and os.path.abspath(data))
     if problems:
         raise ConfigError(*problems)
 
 
+@contextmanager
+def _sentinel(study: StudyConfig, folder: Path) -> Iterator[str]:
+    """A file that nodes must see if they share the study's folder; or its address."""
+    if is_address(study.storage.path):
+        yield study.storage.path
+        return
+    sentinel = folder.absolute() / f".shared-{uuid.uuid4().hex}"
+    sentinel.touch()
+    try:
+        yield str(sentinel)
+    finally:
+        sentinel.unlink()
+
+
 def _ask(
-    nodes: Sequence[Mapping[str, Any]], resources: ResourcesConfig, needed: Mapping[str, str]
+    nodes: Sequence[Mapping[str, Any]], resources: ResourcesConfig, place: str, data: str | None
 ) -> list[str]:
-    look = ray.remote(num_cpus=0, max_retries=0)(missing)
+    look = ray.remote(num_cpus=0, max_retries=0)(_problems_here)
     asked = {
         look.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(needed): node
+        ).remote(place, data): node
         for node in nodes
         if room_on(node["Resources"], resources)
     }
     problems = []
     for answer, node in asked.items():
-        name = f"node {node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+        name = f"on node {node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
         try:
-            absent = ray.get(answer, timeout=_ANSWER_S)
+            problems += [f"{text} ({name})" for text in ray.get(answer, timeout=_ANSWER_S)]
         except RayError as error:
-            problems.append(f"--address: {name} runs no worker: {_cause(error)}")
-        else:
-            problems += [f"{key}: {name} {_HINTS[key]}" for key in absent]
+            problems.append(f"--address: no worker starts {name}: {_cause(error)}")
     return problems
 
 
-_HINTS = {
-    "storage.path": "does not see the study's folder: put storage.path on a disk that all nodes "
-    "share, or at an address such as s3://bucket/prefix",
-    "data.path": "does not have the data there: put it on a disk that all nodes share, or at the "
-    "same path on each",
-}
+def _problems_here(place: str, data: str | None) -> list[str]:
+    """What this node does not see; runs in a worker."""
+    problems: list[str] = []
+    if is_address(place):
+        try:
+            Storage(place).check()
+        except ConfigError as error:
+            problems += error.problems
+    elif not _appears(place):
+        problems.append(
+            "storage.path: the study's folder is not there: put it on a disk that all nodes share, "
+            "or give an address such as s3://bucket/prefix"
+        )
+    if data is not None and not _appears(data):
+        problems.append(
+            f"data.path: {data} is not there: put it on a disk that all nodes share, or at the "
+            "same path on each"
+        )
+    return problems
 
 
-def missing(needed: Mapping[str, str]) -> list[str]:
-    """Which of the needed paths this node does not have; runs in a worker."""
+def _appears(path: str) -> bool:
     deadline = time.monotonic() + _APPEARING_S
-    while True:
-        absent = [key for key, path in needed.items() if not os.path.exists(path)]
-        if not absent or time.monotonic() >= deadline:
-            return absent
+    while not os.path.exists(path):
+        if time.monotonic() >= deadline:
+            return False
         time.sleep(0.2)
+    return True
 
 
 def _cause(error: RayError) -> str:

@@ -16,6 +16,7 @@ from pyarrow import ArrowException
 from pyarrow import fs as arrow
 
 from spaces.base import ConfigError
+from spaces.study import StudyConfig
 
 _CHUNK = 2**22
 
@@ -55,15 +56,32 @@ class Storage:
         path, mark, options = self.address.partition("?")
         return Storage(f"{path.rstrip('/')}/{name}{mark}{options}")
 
+    def write(self, content: bytes, name: str) -> None:
+        """Write a file, whole or not at all."""
+        with self._told(f"{name} was not written"):
+            filesystem, base = _opened(self.address)
+            target = f"{base}/{name}"
+            if not isinstance(filesystem, arrow.LocalFileSystem):
+                with filesystem.open_output_stream(target) as stream:
+                    stream.write(content)
+                return
+            part = Path(f"{target}.{uuid.uuid4().hex}.part")
+            part.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                part.write_bytes(content)
+                part.replace(target)
+            finally:
+                part.unlink(missing_ok=True)
+
     def put(self, local: Path, name: str) -> None:
         """Copy a file, or a folder with all that is in it, to here; each file whole or not."""
         with self._told(f"{local} was not copied to {name}"):
             if local.is_file():
-                self._put_file(local, name)
+                self.write(local.read_bytes(), name)
                 return
             for path in sorted(local.rglob("*")):
                 if path.is_file():
-                    self._put_file(path, f"{name}/{path.relative_to(local).as_posix()}")
+                    self.write(path.read_bytes(), f"{name}/{path.relative_to(local).as_posix()}")
 
     def get(self, name: str, local: Path) -> None:
         """Copy a file, or a folder with all that is in it, from here, whole or not at all.
@@ -105,22 +123,6 @@ class Storage:
             elif found == arrow.FileType.Directory:
                 filesystem.delete_dir(f"{base}/{name}")
 
-    def _put_file(self, local: Path, name: str) -> None:
-        filesystem, base = _opened(self.address)
-        target = f"{base}/{name}"
-        if not isinstance(filesystem, arrow.LocalFileSystem):
-            content = local.read_bytes()  # before, as an object appears when its stream is closed
-            with filesystem.open_output_stream(target) as stream:
-                stream.write(content)
-            return
-        part = Path(f"{target}.{uuid.uuid4().hex}.part")
-        part.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            shutil.copyfile(local, part)
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
-
     def _get_file(self, name: str, local: Path) -> None:
         filesystem, base = _opened(self.address)
         local.parent.mkdir(parents=True, exist_ok=True)
@@ -147,6 +149,13 @@ class Storage:
             raise
         except (OSError, ArrowException) as error:
             raise StorageError(f"{self.address}: {what}: {error}") from error
+
+
+def storage_of(study: StudyConfig, *names: str) -> Storage | None:
+    """Where a study's searches are kept, or one of them; None when they are in a folder here."""
+    if not is_address(study.storage.path):
+        return None
+    return Storage(study.storage.path).folder("/".join((study.name, *names)))
 
 
 def is_address(path: str) -> bool:

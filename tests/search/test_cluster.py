@@ -14,13 +14,18 @@ from typing import Any
 
 import pytest
 from local_cluster import HERE, LocalCluster
-from placed_trials import places
+from object_store import address, object_store
+from placed_trials import Place, places
 
+from search.storage import Storage
+
+__all__ = ["object_store"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 DRIVER = """
 import json, sys
 from pathlib import Path
+from object_store import address, object_store
 from placed_trials import PlacedFactory
 from toy_trials import toy_study
 from search import run_study
@@ -71,7 +76,8 @@ def test_trials_run_on_all_nodes_with_the_code_that_is_sent_to_them(
 ) -> None:
     found = outcome(start(cluster, tmp_path, budget={"trials": 9, "epochs": 3}))
     assert [trial[1] for trial in found["trials"]] == ["completed"] * 9
-    assert len({place.node for place in places(tmp_path)}) == 3
+    # A node whose first worker starts late may find nothing left to do.
+    assert len({place.node for place in places(tmp_path)}) >= 2
     for place in places(tmp_path):
         assert "/runtime_resources/py_modules_files/" in place.code
         assert place.gpus == "none"
@@ -86,7 +92,6 @@ def test_unset_concurrency_is_what_fits_node_by_node(cluster: LocalCluster, tmp_
     found = outcome(start(cluster, tmp_path, budget=budget, resources=resources))
     assert [trial[1] for trial in found["trials"]] == ["completed"] * 6
     assert {place.gpus for place in places(tmp_path)} == {"0"}, "each node has a GPU 0"
-    assert len({place.node for place in places(tmp_path)}) == 3
 
 
 def test_no_node_is_large_enough_though_all_together_are(
@@ -106,28 +111,51 @@ def test_a_node_that_does_not_share_the_studys_folder_is_found_out(
     runs.mkdir()
     with a_node_with_its_own(runs, cluster):
         found = outcome(start(cluster, tmp_path))
-    assert "storage.path: node " in found["refused"]
-    assert "does not see the study's folder: put storage.path on a disk that" in found["refused"]
+    assert found["refused"].startswith("storage.path: the study's folder is not there: put it on")
+    assert "(on node " in found["refused"]
     assert not places(tmp_path)
+
+
+def test_nodes_that_share_nothing_work_with_an_address(
+    cluster: LocalCluster, tmp_path: Path, object_store: str
+) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    place = address(object_store, tmp_path.name)
+    storage = {"path": place, "local": str(runs), "checkpoint_s": 0.0}
+    with a_node_with_its_own(runs, cluster):
+        found = outcome(
+            start(cluster, tmp_path, storage=storage, budget={"trials": 8, "epochs": 3})
+        )
+    assert [trial[1] for trial in found["trials"]] == ["completed"] * 8
+    here = Path(found["folder"]) / "tickets"
+    assert len(list(here.glob("*/ticket.json"))) == 8
+    there = Storage(place).folder("toy/001")
+    assert there.folder("tickets").names() == sorted(f"trial_{n}" for n in range(8))
+    assert there.folder("checkpoints").names() == []
 
 
 def test_after_a_node_is_lost_its_trials_go_on_elsewhere(tmp_path: Path) -> None:
     with LocalCluster(tmp_path / "nodes", nodes=3) as cluster:
         storage = {"path": str(tmp_path / "runs"), "checkpoint_s": 0.0}
         driver = start(cluster, tmp_path, budget={"trials": 9, "epochs": 8}, storage=storage)
-        # Not in its first epoch: a node that is lost while a trial starts proves little.
-        wait_until(lambda: len({p.node for p in places(tmp_path) if p.epoch > 2}) == 3, driver)
-        lost = places(tmp_path)[-1].node
-        cluster.kill(lost)
-        known = len(places(tmp_path))
+        wait_until(lambda: in_the_middle(places(tmp_path)), driver)
+        lost = places(tmp_path)[-1]
+        cluster.kill(lost.node)
         found = outcome(driver)
     assert [trial[1:3] for trial in found["trials"]] == [["completed", 8]] * 9
-    assert [trial[3] for trial in found["trials"]].count(1) == 1, "one trial lost its worker"
+    workers_lost = {trial[0]: trial[3] for trial in found["trials"] if trial[3]}
+    assert workers_lost == {lost.trial: 1}
     ran = Counter((place.trial, place.epoch) for place in places(tmp_path))
     assert set(ran) == {(trial, epoch) for trial in range(9) for epoch in range(1, 9)}
     again = [key for key, times in ran.items() if times > 1]
     assert len(again) <= 1, "it went on from its checkpoint, not from its first epoch"
-    assert lost not in {place.node for place in places(tmp_path)[known + 1 :]}
+    assert len({place.node for place in places(tmp_path) if place.trial == lost.trial}) == 2
+
+
+def in_the_middle(ran: list[Place]) -> bool:
+    """Whether several nodes are at work, and the last epoch was begun in the middle of a trial."""
+    return len({place.node for place in ran}) > 1 and 3 <= ran[-1].epoch <= 5
 
 
 class a_node_with_its_own:

@@ -1,7 +1,9 @@
 """Files and folders at an address, on a disk and in a real S3-compatible store."""
 
 import pickle
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from object_store import address, object_store
@@ -110,7 +112,28 @@ def test_a_server_that_is_not_there_is_refused_with_advice(object_store: str) ->
         Storage(address("127.0.0.1:9", "runs")).check()
 
 
-@pytest.mark.parametrize("path", ["ftp://host/runs", "s3://", "s3://bucket/x?no_such_option=1"])
+def test_a_place_that_wants_other_credentials_is_refused_with_advice() -> None:
+    class Refusing(BaseHTTPRequestHandler):
+        def refuse(self) -> None:
+            body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+            self.send_response(403)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(b"" if self.command == "HEAD" else body)
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = refuse
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(ConfigError, match="give this machine and all nodes credentials"):
+            Storage(address(f"127.0.0.1:{server.server_port}", "runs")).check()
+        server.shutdown()
+
+
+@pytest.mark.parametrize("path", ["ftp://host/runs", "s3://bucket/x?no_such_option=1"])
 def test_an_address_that_pyarrow_does_not_know_is_refused(path: str) -> None:
     with pytest.raises(ConfigError, match=r"storage\.path: .*: must be a folder, or an address"):
         Storage(path).check()
