@@ -6,14 +6,17 @@ The driver then runs on the cluster, and goes on when this machine goes away.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shlex
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 from ray.job_submission import JobInfo, JobSubmissionClient
@@ -25,7 +28,7 @@ from spaces.study import StudyConfig
 _STUDY_FILE = "study.yaml"
 # Ray would go where these say, whatever address it is given.
 _OVERRIDING = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
-_ENDING_S = 60.0
+_STARTING_S, _ENDING_S = 120.0, 60.0
 
 
 def submit_search(study: StudyConfig, address: str, options: Sequence[str] = ()) -> int:
@@ -42,15 +45,28 @@ def submit_search(study: StudyConfig, address: str, options: Sequence[str] = ())
     with tempfile.TemporaryDirectory() as folder:
         text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False)
         (Path(folder) / _STUDY_FILE).write_text(text, encoding="utf-8")
+        code = [Path(place) for place in shipped_code(study)]
+        for module in (place for place in code if place.is_file()):
+            shutil.copy(module, folder)  # Ray's job server takes packages only
+        packages = [str(place) for place in code if place.is_dir()]
         words = ["python", "-m", "search.cli", "search", _STUDY_FILE, "--address", "auto", *options]
+        environment = {"working_dir": folder, "py_modules": packages}
         with _cluster_errors(address):
-            job = client.submit_job(
-                entrypoint=shlex.join(words),
-                runtime_env={"working_dir": folder, "py_modules": shipped_code(study)},
-                metadata={"goldenticket.study": study.name},
-            )
+            job = _submit(client, shlex.join(words), environment)
     _say(f"submitted as {job}; Ctrl-C stops following it, and not the job")
     return _follow(client, address, job)
+
+
+def _submit(client: JobSubmissionClient, entrypoint: str, environment: dict[str, Any]) -> str:
+    """Submit a job; a cluster that has just been started takes a while to take one."""
+    deadline = time.monotonic() + _STARTING_S
+    while True:
+        try:
+            return str(client.submit_job(entrypoint=entrypoint, runtime_env=dict(environment)))
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(2.0)
 
 
 def _check_places(study: StudyConfig) -> None:
@@ -90,6 +106,9 @@ def _client(address: str) -> JobSubmissionClient:
 
 @contextmanager
 def _cluster_errors(address: str) -> Iterator[None]:
+    """Errors of the job server become ours; what Ray says of each upload is not shown."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.INFO)
     try:
         yield
     except (ConnectionError, RuntimeError, OSError) as error:
@@ -100,6 +119,8 @@ def _cluster_errors(address: str) -> Iterator[None]:
             "--address http://127.0.0.1:8265. If the cluster asks for a token, set "
             "RAY_AUTH_MODE=token here too, and RAY_AUTH_TOKEN or ~/.ray/auth_token"
         ) from error
+    finally:
+        logging.disable(disabled)
 
 
 def _follow(client: JobSubmissionClient, address: str, job: str) -> int:

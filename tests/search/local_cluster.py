@@ -40,7 +40,7 @@ class LocalCluster:
         self._process = subprocess.Popen(
             words,
             cwd=folder,
-            env={**os.environ, **self.environment, "PYTHONPATH": str(hidden)},
+            env=self._with(PYTHONPATH=str(hidden)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -57,18 +57,21 @@ class LocalCluster:
         """End a node and all that runs on it, without notice (SIGKILL)."""
         self._order({"kill": node_id})
 
-    def run(self, script: str, *words: str, **options: Any) -> "subprocess.Popen[str]":
-        """A Python program that has the tests' modules and can join the cluster."""
+    def run(self, script: str, *words: str, folder: Path | None = None) -> "subprocess.Popen[str]":
+        """A Python program in a folder; it has the tests' modules and can join the cluster."""
         path = os.pathsep.join([str(ROOT), str(HERE)])
         return subprocess.Popen(
             [sys.executable, "-c", script, *words],
-            cwd=self.folder,
-            env={**os.environ, **self.environment, "PYTHONPATH": path},
+            cwd=folder or self.folder,
+            env=self._with(PYTHONPATH=path),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            **options,
         )
+
+    def _with(self, **more: str) -> dict[str, str]:
+        own = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+        return {**os.environ, **self.environment, **own, **more}
 
     def __enter__(self) -> "LocalCluster":
         return self
@@ -119,11 +122,13 @@ def main() -> None:
     head: dict[str, Any] = {**_NODE, "num_cpus": 0, "include_dashboard": dashboard}
     if dashboard:
         head |= {"dashboard_host": "127.0.0.1", "dashboard_port": free_port()}
+    head["dashboard_agent_listen_port"] = free_port()  # nodes share an address: none is the usual
     cluster = Cluster(initialize_head=True, head_node_args=head)
     nodes = {}
 
     def add(has: dict[str, Any]) -> None:
-        node = cluster.add_node(**{**_NODE, **has})
+        own = {"dashboard_agent_listen_port": free_port()}
+        node = cluster.add_node(**{**_NODE, **own, **has})
         nodes[node.node_id] = node
 
     for _ in range(count):
