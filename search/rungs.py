@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from search.orders import Figures, pareto_place
+from search.orders import Figures, pareto_places
 from spaces.metrics import Constraint, metric
 from spaces.scheduler import AshaConfig, MoashaConfig
 from spaces.study import StudyConfig
@@ -49,8 +49,8 @@ class StoppingRule(ABC):
         """What the rule reads of a report."""
 
     @abstractmethod
-    def place(self, views: Sequence[View], index: int) -> int:
-        """How many of the views at a rung come before the one at `index`; all are finite."""
+    def places(self, views: Sequence[View], asked: Sequence[int]) -> list[int]:
+        """How many of the views at a rung come before each one `asked` for; all are finite."""
 
     def record(self, trial: int, epoch: int, view: View) -> None:
         """Enter what was reported at a rung without deciding: so rungs are rebuilt."""
@@ -65,7 +65,7 @@ class StoppingRule(ABC):
             return None
         self.record(trial, epoch, view)
         quota = max(1, len(self._views[rung]) // self.reduction_factor)
-        if self._place(rung, trial) < quota:
+        if self._places(rung, [trial])[trial] < quota:
             return None
         return (
             f"after epoch {epoch} it is not among the best 1/{self.reduction_factor} of the "
@@ -76,23 +76,37 @@ class StoppingRule(ABC):
         """Which of the waiting trials goes on next, highest rung first; None if none may."""
         for rung in sorted(self._views, key=lambda rung: -rung[1]):
             quota = len(self._views[rung]) // self.reduction_factor
-            here = [n for n in waiting if self._highest(n) == rung]
-            places = {number: self._place(rung, number) for number in here}
+            places = self._places(rung, [n for n in waiting if self._highest(n) == rung])
             best = min(places, key=lambda number: (places[number], number), default=None)
             if best is not None and places[best] < quota:
                 return best
         return None
 
+    def state(self) -> dict[tuple[int, int], dict[int, tuple[float, ...]]]:
+        """What was reported at each rung (bracket, epoch), by trial."""
+        return {rung: dict(views) for rung, views in self._views.items()}
+
+    def load_state(self, state: Mapping[tuple[int, int], Mapping[int, View]]) -> None:
+        """Take up what `state` gave."""
+        self._views = {
+            rung: {number: tuple(view) for number, view in views.items()}
+            for rung, views in state.items()
+        }
+
     def told(self, view: View) -> str:
         """A view for people."""
         return ", ".join(f"{value:.4g}" for value in view)
 
-    def _place(self, rung: tuple[int, int], trial: int) -> int:
+    def _places(self, rung: tuple[int, int], trials: Sequence[int]) -> dict[int, int]:
         views = self._views[rung]
-        if not all(map(math.isfinite, views[trial])):
-            return len(views)
-        finite = [n for n, view in views.items() if all(map(math.isfinite, view))]
-        return self.place([views[n] for n in finite], finite.index(trial))
+        finite = {n: view for n, view in views.items() if all(map(math.isfinite, view))}
+        index = {number: k for k, number in enumerate(finite)}
+        asked = [number for number in trials if number in index]
+        places = dict.fromkeys(trials, len(views))
+        if asked:
+            found = self.places(list(finite.values()), [index[number] for number in asked])
+            places.update(zip(asked, found, strict=True))
+        return places
 
     def _highest(self, trial: int) -> tuple[int, int] | None:
         bracket = trial % self.brackets
@@ -112,24 +126,70 @@ class Asha(StoppingRule):
         """The score."""
         return (metrics.get("rung_score", math.nan),)
 
-    def place(self, views: Sequence[View], index: int) -> int:
+    def places(self, views: Sequence[View], asked: Sequence[int]) -> list[int]:
         """How many have a better score."""
-        return sum(view[0] > views[index][0] for view in views)
+        return [sum(view[0] > views[index][0] for view in views) for index in asked]
 
     def told(self, view: View) -> str:
         """The score by its name."""
         return f"rung_score {view[0]:.4g}"
 
 
-class Moasha(StoppingRule):
-    """The rule on several objectives; `search.orders` says which trial comes before which.
+class ParetoRule(StoppingRule):
+    """The rule on several figures; `search.orders` says which trial comes before which.
 
-    Each objective has a counterpart that says something at a rung: verified accuracy at the target
-    radius does not while the training radius grows, so `rung_score` stands for it; what a network
-    costs is what is planned for the end of training. Costs are known from the start and barely
-    move: they do not shield a hopeless trial, they say with which trials it is compared.
-    Constraints on costs hold at a rung as they do at the end; what training still improves is no
-    reason yet to call a trial infeasible.
+    Costs are known from the start and barely move: they do not shield a hopeless trial, they say
+    with which trials it is compared. Trials that differ in cost alone are compared by it.
+    """
+
+    def __init__(
+        self,
+        moving: Sequence[str],
+        costs: Sequence[str],
+        grace_epochs: int,
+        reduction_factor: int,
+        max_epochs: int,
+        brackets: int = 1,
+    ) -> None:
+        super().__init__(grace_epochs, reduction_factor, max_epochs, brackets)
+        self._moving = tuple(dict.fromkeys(moving)) or tuple(costs)
+        self._costs = tuple(costs) if moving else ()
+
+    @abstractmethod
+    def loss(self, name: str, metrics: Mapping[str, float]) -> float:
+        """A metric, or its negative if more of it is better; NaN when it is missing."""
+
+    @abstractmethod
+    def violation(self, metrics: Mapping[str, float]) -> float:
+        """By how much a trial misses its constraints, as far as they can be judged at a rung."""
+
+    def view(self, metrics: Mapping[str, float]) -> View:
+        """Losses of the moving figures, costs, and the violation."""
+        losses = [self.loss(name, metrics) for name in (*self._moving, *self._costs)]
+        return (*losses, self.violation(metrics))
+
+    def places(self, views: Sequence[View], asked: Sequence[int]) -> list[int]:
+        """Feasible ones first, then by fronts among trials of like cost."""
+        table = np.asarray(views, dtype=float)
+        end = len(self._moving)
+        figures = Figures(table[:, :end], table[:, end:-1], table[:, -1])
+        return pareto_places(figures, asked, self.reduction_factor)
+
+    def told(self, view: View) -> str:
+        """The figures by their names."""
+        figures = zip((*self._moving, *self._costs), view, strict=False)
+        return ", ".join(
+            f"{name} {value * self.loss(name, {name: 1.0}):.4g}" for name, value in figures
+        )
+
+
+class Moasha(ParetoRule):
+    """The rule on the objectives of a study.
+
+    Each has a counterpart that says something at a rung: verified accuracy at the target radius
+    does not while the training radius grows, so `rung_score` stands for it; what a network costs
+    is what is planned for the end of training. Constraints on costs hold at a rung as they do at
+    the end; what training still improves is no reason yet to call a trial infeasible.
     """
 
     def __init__(
@@ -142,33 +202,21 @@ class Moasha(StoppingRule):
         brackets: int = 1,
         pauses: bool = False,
     ) -> None:
-        super().__init__(grace_epochs, reduction_factor, max_epochs, brackets)
+        moving = [at_rung(name) for name in objectives if not metric(name).is_static]
+        costs = [at_rung(name) for name in objectives if metric(name).is_static]
+        super().__init__(moving, costs, grace_epochs, reduction_factor, max_epochs, brackets)
         self.pauses = pauses
-        moving = [name for name in objectives if not metric(name).is_static]
-        # Trials that differ in cost alone are compared by it.
-        self._moving = tuple(dict.fromkeys(map(at_rung, moving))) or tuple(map(at_rung, objectives))
-        self._costs = tuple(at_rung(n) for n in objectives if metric(n).is_static and moving)
         self._limits = tuple(c for c in constraints if metric(c.metric).is_static)
 
-    def view(self, metrics: Mapping[str, float]) -> View:
-        """Losses of the moving objectives, costs, and by how much limits on costs are exceeded."""
-        losses = [_loss(name, metrics) for name in (*self._moving, *self._costs)]
+    def loss(self, name: str, metrics: Mapping[str, float]) -> float:
+        """By the direction that the metric has."""
+        value = metrics.get(name, math.nan)
+        return -value if metric(name).direction == "maximize" else value
+
+    def violation(self, metrics: Mapping[str, float]) -> float:
+        """By how much limits on costs are exceeded."""
         planned = {c.metric: metrics.get(at_rung(c.metric), math.nan) for c in self._limits}
-        return (*losses, sum(max(0.0, c.violation(planned)) for c in self._limits))
-
-    def place(self, views: Sequence[View], index: int) -> int:
-        """Feasible ones first, then by fronts among trials of like cost."""
-        table = np.asarray(views, dtype=float)
-        end = len(self._moving)
-        figures = Figures(table[:, :end], table[:, end:-1], table[:, -1])
-        return pareto_place(figures, index, self.reduction_factor)
-
-    def told(self, view: View) -> str:
-        """The figures by their names."""
-        names = (*self._moving, *self._costs)
-        signs = [-1.0 if metric(name).direction == "maximize" else 1.0 for name in names]
-        figures = zip(names, signs, view, strict=False)
-        return ", ".join(f"{name} {sign * value:.4g}" for name, sign, value in figures)
+        return sum(max(0.0, c.violation(planned)) for c in self._limits)
 
 
 def at_rung(name: str) -> str:
@@ -195,8 +243,3 @@ def build_rule(study: StudyConfig) -> StoppingRule | None:
             pauses=config.variant == "promotion",
         )
     return None
-
-
-def _loss(name: str, metrics: Mapping[str, float]) -> float:
-    value = metrics.get(name, math.nan)
-    return -value if metric(name).direction == "maximize" else value

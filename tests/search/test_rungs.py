@@ -1,6 +1,7 @@
 """Asynchronous successive halving."""
 
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.orders import Figures, pareto_place
+from search.orders import Figures, pareto_places
 from search.rungs import Asha, Moasha, build_rule
 from spaces.metrics import Constraint
 
@@ -106,7 +107,7 @@ def order(losses: Any, costs: Any = None, violations: Any = None, factor: int = 
         np.zeros((n, 0)) if costs is None else np.asarray(costs, dtype=float).reshape(n, -1),
         np.zeros(n) if violations is None else np.asarray(violations, dtype=float),
     )
-    return [pareto_place(figures, index, factor) for index in range(n)]
+    return pareto_places(figures, range(n), factor)
 
 
 def test_fronts_come_first_and_within_one_the_trials_that_differ_most() -> None:
@@ -187,6 +188,42 @@ def test_a_newcomer_that_dominates_all_always_goes_on(
     assert order([*rows, (-1, -1)], costs, factor=factor)[-1] == 0
 
 
+@given(st.lists(st.tuples(*[st.integers(0, 5)] * 3), min_size=2, max_size=30), st.integers(2, 4))
+def test_one_that_many_others_beat_in_everything_never_goes_on(
+    rows: list[tuple[int, int, int]], factor: int
+) -> None:
+    table = np.asarray(rows, dtype=float)
+    quota = max(1, len(rows) // factor)
+    places = order(table[:, :2], table[:, 2], factor=factor)
+    for row, place in zip(table, places, strict=True):
+        better = ((table <= row).all(axis=1) & (table < row).any(axis=1)).sum()
+        assert place >= quota or better < quota
+
+
+@given(vectors, st.integers(1, 4))
+def test_places_are_the_same_whichever_trials_are_asked_for(
+    rows: list[tuple[int, int]], factor: int
+) -> None:
+    table = np.asarray(rows, dtype=float)
+    figures = Figures(table[:, :1], table[:, 1:], np.zeros(len(rows)))
+    places = pareto_places(figures, range(len(rows)), factor)
+    assert places == [pareto_places(figures, [k], factor)[0] for k in range(len(rows))]
+
+
+def test_equal_costs_say_nothing() -> None:
+    losses = [[k % 7, k % 5] for k in range(20)]
+    assert order(losses, [3.0] * 20) == order(losses)
+
+
+@pytest.mark.slow
+def test_a_decision_among_ten_thousand_trials_takes_no_time() -> None:
+    rng = np.random.default_rng(0)
+    figures = Figures(rng.random((10_000, 2)), rng.random((10_000, 1)), np.zeros(10_000))
+    started = time.perf_counter()
+    pareto_places(figures, [9_999], 3)
+    assert time.perf_counter() - started < 1.0
+
+
 def moasha(**changes: Any) -> Moasha:
     settings: dict[str, Any] = {
         "objectives": ("natural_accuracy", "verified_accuracy", "inference_flops"),
@@ -232,6 +269,23 @@ def test_in_the_promotion_variant_a_waiting_trial_goes_on_when_more_have_come() 
     rule.record(1, 2, rule.view(report(0.8, 0.8, 50)))
     rule.decide(4, 1, rule.view(report(0.85, 0.85, 50)))
     assert rule.promotable({2, 3}) is None, "0 and 4 are the better half of five"
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=30))
+def test_promotion_lets_the_best_third_of_a_rung_go_on_whatever_the_order(
+    scores: list[tuple[float, float]],
+) -> None:
+    rule = moasha(reduction_factor=3, objectives=("natural_accuracy",), constraints=(), pauses=True)
+    waiting = {
+        number
+        for number, (natural, _) in enumerate(scores)
+        if rule.decide(number, 1, rule.view(report(natural, 0.0, 1.0))) is not None
+    }
+    while (number := rule.promotable(waiting)) is not None:
+        waiting.remove(number)
+    ranked = sorted(range(len(scores)), key=lambda k: -scores[k][0])
+    best = ranked[: len(scores) // 3]
+    assert not waiting & {k for k in best if scores[k][0] > scores[ranked[len(scores) // 3]][0]}
 
 
 def test_rules_are_those_that_the_study_names(tmp_path: Any) -> None:
