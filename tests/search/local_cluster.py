@@ -24,9 +24,13 @@ _MARK = "of the cluster: "
 
 
 class LocalCluster:
-    """Starts a head without room for trials, and `nodes` with what each has, e.g. num_gpus=2."""
+    """Starts a head without room for trials, and `nodes` with what each has, e.g. num_gpus=2.
 
-    def __init__(self, folder: Path, nodes: int = 2, *, dashboard: bool = False, **has: Any):
+    With `jobs`, a head alone, which has a job server and room for a trial: nodes of one machine
+    share a folder for what jobs bring along, and each of them empties it when a job comes.
+    """
+
+    def __init__(self, folder: Path, nodes: int = 2, *, jobs: bool = False, **has: Any):
         self.folder = folder
         self.hidden = hidden = folder / "hide_goldenticket"
         hidden.mkdir(parents=True)
@@ -35,8 +39,12 @@ class LocalCluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
+            # Else agents and jobs take 127.0.0.1 for the machine's outward address, where nothing
+            # listens.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         }
-        words = [sys.executable, __file__, str(nodes), json.dumps(has), json.dumps(dashboard)]
+        words = [sys.executable, __file__, str(0 if jobs else nodes), json.dumps(has)]
+        words += [json.dumps(jobs)]
         self._process = subprocess.Popen(
             words,
             cwd=folder,
@@ -113,14 +121,14 @@ def _kill(node: Any) -> None:
 
 def main() -> None:
     """Start what the arguments say, and obey until the standard input ends."""
-    count, has, dashboard = int(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
+    count, has, jobs = int(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
     from mlflow_server import free_port
     from ray._private import services
     from ray.cluster_utils import Cluster
 
     services.resolve_ip_for_localhost = lambda host: host  # as in search/ray_session.py
-    head: dict[str, Any] = {**_NODE, "num_cpus": 0, "include_dashboard": dashboard}
-    if dashboard:
+    head: dict[str, Any] = {**_NODE, "num_cpus": int(jobs), "include_dashboard": jobs}
+    if jobs:
         head |= {"dashboard_host": "127.0.0.1", "dashboard_port": free_port()}
     head["dashboard_agent_listen_port"] = free_port()  # nodes share an address: none is the usual
     cluster = Cluster(initialize_head=True, head_node_args=head)

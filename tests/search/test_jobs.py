@@ -24,7 +24,7 @@ COMMAND = "import sys; from search.cli import main; sys.argv[0] = 'goldenticket'
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    with LocalCluster(tmp_path_factory.mktemp("cluster"), nodes=1, dashboard=True) as cluster:
+    with LocalCluster(tmp_path_factory.mktemp("cluster"), jobs=True) as cluster:
         yield cluster
 
 
