@@ -23,6 +23,7 @@ from spaces.study import StudyConfig
 JOINING_S = 300.0
 """Seconds: machines of a cluster that was just launched come one by one."""
 _ANSWER_S = 120.0  # a node's first worker unpacks the code, and imports it from a slow disk
+_LEAVING_S = 15.0  # until a cluster misses a machine that went without a word
 _APPEARING_S = 5.0  # network file systems show a new file after some time
 
 
@@ -126,8 +127,19 @@ def _ask(
         try:
             problems += [f"{text} ({name})" for text in ray.get(answer, timeout=_ANSWER_S)]
         except RayError as error:
-            problems.append(f"--address: no worker starts {name}: {_cause(error)}")
+            if not _leaves(node):
+                problems.append(f"--address: no worker starts {name}: {_cause(error)}")
     return problems
+
+
+def _leaves(node: Mapping[str, Any]) -> bool:
+    """Whether a node that does not answer is on its way out: no trial will start there."""
+    deadline = time.monotonic() + _LEAVING_S
+    while any(n["NodeID"] == node["NodeID"] and n["Alive"] for n in ray.nodes()):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.2)
+    return True
 
 
 def _problems_here(place: str, data: str | None) -> list[str]:

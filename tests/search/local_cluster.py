@@ -39,10 +39,9 @@ class LocalCluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
-            # Else agents and jobs take 127.0.0.1 for the machine's outward address, where nothing
-            # listens.
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         }
+        if jobs:  # else they take 127.0.0.1 for the machine's outward address: nothing is there
+            self.environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         words = [sys.executable, __file__, str(0 if jobs else nodes), json.dumps(has)]
         words += [json.dumps(jobs)]
         self._process = subprocess.Popen(
@@ -113,10 +112,17 @@ def _tell(**what: Any) -> None:
 
 
 def _kill(node: Any) -> None:
-    """The node's raylet goes at once; its workers notice, and go too."""
+    """As if the machine lost its power: the raylet goes, and its workers at the same time.
+
+    Workers that are left alone go on for a dozen seconds, until the cluster misses their raylet.
+    """
     for processes in node.all_processes.values():
         for info in processes:
-            os.kill(info.process.pid, signal.SIGKILL)
+            threads = Path(f"/proc/{info.process.pid}/task").iterdir()
+            children = [thread / "children" for thread in threads]
+            words = " ".join(path.read_text() for path in children).split()
+            for pid in (info.process.pid, *map(int, words)):
+                os.kill(pid, signal.SIGKILL)
 
 
 def main() -> None:

@@ -127,7 +127,7 @@ def test_nodes_that_share_nothing_work_with_an_address(
         found = outcome(
             start(cluster, tmp_path, storage=storage, budget={"trials": 8, "epochs": 3})
         )
-    assert [trial[1] for trial in found["trials"]] == ["completed"] * 8
+    assert [trial[1] for trial in found.get("trials", found)] == ["completed"] * 8, found
     here = Path(found["folder"]) / "tickets"
     assert len(list(here.glob("*/ticket.json"))) == 8
     there = Storage(place).folder("toy/001")
