@@ -20,6 +20,7 @@ from search.storage import Storage, StorageError
 from spaces.base import ConfigError
 
 _EVERY_S = 5.0
+_SHARE = 0.05  # of the driver's time, at most, while a search runs: its journal grows
 _HERE_ONLY = ("lock", "order")  # they are about this process
 _ENDED = ("completed", "stopped", "failed")
 
@@ -34,7 +35,7 @@ class Mirror(Observer):
         self._storage, self._folder = storage, folder
         self._journal: BinaryIO | None = None
         self._copied: dict[str, tuple[int, int]] = {}  # size and time of what was copied last
-        self._last = 0.0
+        self._next = 0.0
 
     def on_study_start(self, run: SearchRun, records: Sequence[TrialRecord]) -> None:
         """Copy what there is, and fetch the tickets of an earlier part of the search."""
@@ -88,7 +89,7 @@ class Mirror(Observer):
 
     def copy(self) -> None:
         """Copy each file that has changed."""
-        self._last = time.monotonic()
+        started = time.monotonic()
         with self._or_warn():
             for path in _files(self._folder):
                 state = path.stat()
@@ -96,6 +97,8 @@ class Mirror(Observer):
                 if self._copied.get(path.name) != mark:
                     self._storage.write(self._content(path), path.name)
                     self._copied[path.name] = mark
+        ended = time.monotonic()
+        self._next = ended + max(_EVERY_S, (ended - started) / _SHARE)
 
     def _content(self, path: Path) -> bytes:
         if path.name != JOURNAL:
@@ -106,7 +109,7 @@ class Mirror(Observer):
         return self._journal.read()
 
     def _copy_if_due(self) -> None:
-        if time.monotonic() - self._last >= _EVERY_S:
+        if time.monotonic() >= self._next:
             self.copy()
 
     def _fetch_missing(self, records: Sequence[TrialRecord]) -> None:
