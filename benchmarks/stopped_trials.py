@@ -30,6 +30,7 @@ from optuna import Study
 from optuna.samplers import RandomSampler
 from optuna.samplers._tpe.sampler import _split_trials
 from optuna.trial import FrozenTrial, TrialState
+from proposals import Asked
 from recorded import ROWS, study
 from replay import Ended, Metrics, Scale, Training, reached, read_table, replay
 from rows import RESULTS, read, work
@@ -101,7 +102,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         else cls(groups(space), start, STARTUP_TRIALS, seed)
     )
     tell = partial(_tell, stopped=TrialState.FAIL if variant == "failed" else TrialState.PRUNED)
-    ended = replay(table(), study(), sampler, Fronts(), tell, max_epochs=max(EPOCHS))
+    asked = Asked(table(), study(), sampler, tell)
+    ended = replay(asked, Fronts(), max_epochs=max(EPOCHS))
     curve = list(Scale(table(), study()).curve(ended))
     return {
         "variant": variant,
