@@ -41,6 +41,7 @@ class Asked:
         )
         self._tell = tell or self._told
         self._trials: dict[int, optuna.Trial] = {}
+        self.trainings: dict[int, Training] = {}
 
     def ask(self) -> tuple[int, Training] | None:
         """A trial of the study."""
@@ -49,7 +50,8 @@ class Asked:
         trial = self._study.ask()
         self._space.suggest(trial)
         self._trials[trial.number] = trial
-        return trial.number, self._table[self._picker.chosen]
+        self.trainings[trial.number] = self._table[self._picker.chosen]
+        return trial.number, self.trainings[trial.number]
 
     def tell(self, ended: Ended) -> None:
         """Its values, once it has completed."""

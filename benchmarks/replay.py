@@ -155,15 +155,23 @@ class Scale:
         for trial in ended:
             if trial.state == "completed" and self._is_feasible(trial.training):
                 known.append(trial.training)
-                yield trial, self._volume(known) / self._all
+                yield trial, self.share(known)
+
+    def share(self, trainings: Sequence[Training]) -> float:
+        """The share that these reach, as far as they are feasible."""
+        return self._volume(trainings) / self._all
+
+    def saved(self, flops: float) -> float:
+        """Where FLOPs lie: 0 is the table's most, 1 its least."""
+        bounded = max(math.log(flops), self._low) if flops > 0 else self._low
+        return (self._high - bounded) / (self._high - self._low)
 
     def _volume(self, trainings: Sequence[Training]) -> float:
         points = [self._values(t.metrics) for t in trainings if self._is_feasible(t)]
         return hypervolume(points, ["maximize"] * 3, [0.0, 0.0, 0.0])
 
     def _values(self, metrics: Metrics) -> list[float]:
-        flops = math.log(metrics["inference_flops"])
-        saved = (self._high - flops) / (self._high - self._low)
+        saved = self.saved(metrics["inference_flops"])
         return [metrics["natural_accuracy"], metrics["verified_accuracy"], saved]
 
     def _is_feasible(self, training: Training) -> bool:
