@@ -76,7 +76,7 @@ def by_tpe(seed: int) -> Asked:
 
 
 def own_rule(**settings: Any) -> Own:
-    """goldenticket's rule."""
+    """The rule of goldenticket."""
     rule = build_rule(goldenticket(0, **settings))
     assert rule is not None
     return Own(rule)
@@ -90,7 +90,9 @@ def knowing(asked: Asked) -> Knowing:
 VARIANTS: dict[str, tuple[Callable[[int], Proposer], Callable[[Any], Rule]]] = {
     "random": (at_random, lambda _: never),
     "optunasearch": (lambda seed: RaysOptunaSearch(table(), study(), seed), lambda _: never),
-    "random + asha on rung_score": (at_random, lambda _: RaysAsha(lambda m: m["rung_score"], RUNGS)),
+    "random + asha on rung_score": (
+        at_random, lambda _: RaysAsha(lambda m: m["rung_score"], RUNGS)
+    ),
     "random + asha on a sum": (at_random, lambda _: RaysAsha(lambda m: sum(shares(m)), RUNGS)),
     "random + syne moasha": (
         at_random, lambda _: SyneTune(lambda m: [1 - share for share in shares(m)], RUNGS)
