@@ -26,7 +26,7 @@ from proposals import Asked, RaysOptunaSearch
 from recorded import FRESH, study
 from replay import Metrics, Proposer, Rule, Scale, Training, read_table, replay
 from rows import RESULTS, read, work
-from search_efficiency_report import report
+from search_efficiency_report import draw, report
 from stopping import Knowing, Own, RaysAsha, SyneTune, never
 
 from search.rungs import build_rule
@@ -36,6 +36,7 @@ from spaces.sampler import TpeConfig
 from spaces.scheduler import MoashaConfig
 
 PATH = RESULTS / "search_efficiency.csv"
+FIGURE = RESULTS.parents[1] / "docs" / "images" / "search-efficiency.png"
 EPOCHS, BUDGET = 27, 2700
 RUNGS = (3, 3, EPOCHS)
 COLUMNS = ("variant", "seed", "trials", "completed", "seconds", "steps")
@@ -141,6 +142,7 @@ def main() -> None:
     todo = [{"variant": v, "seed": s} for v, s in jobs if (v, s) not in done]
     work(run, todo, PATH, COLUMNS, arguments.workers, lambda row: f"{row['variant']} {row['seed']}")
     report(read(PATH), list(VARIANTS), BUDGET)
+    draw(read(PATH), BUDGET, FIGURE)
 
 
 if __name__ == "__main__":
