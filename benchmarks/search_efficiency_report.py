@@ -112,9 +112,9 @@ def draw(rows: Sequence[Mapping[str, str]], budget: int, path: Path) -> None:
 
 def _label(axes: Axes, ends: list[tuple[float, str, str]], budget: int) -> None:
     """Names beside the ends of their lines, moved apart where they would touch."""
-    height = -math.inf
-    for value, label, grey in sorted(ends):
-        height = max(value, height + 5.5)
+    height = math.inf
+    for value, label, grey in sorted(ends, reverse=True):
+        height = min(value + 1.5, height - 5.2)
         axes.annotate(
             label, (budget, value), (budget + 90, height), va="center", fontsize=8, color=grey,
             annotation_clip=False, arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.6},

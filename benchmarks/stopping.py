@@ -101,8 +101,8 @@ class SyneTune:
 class Knowing:
     """A rule that no one can have: at the first rung it knows how each trial will end.
 
-    One goes on if it will add to the hypervolume of those that were let go on before it. It bounds
-    what any rule can save with these proposals and this first rung.
+    One goes on if it will add to the hypervolume of those that were let go on before it: what is
+    left for better rules to save, with these proposals and this first rung.
     """
 
     def __init__(self, final: Callable[[int], Training], scale: Scale, first_rung: int) -> None:
