@@ -55,7 +55,9 @@ def read_study(
         raise FrontError(f"the tracking store {uri} cannot be read: {error.message}") from error
     if objectives is None:
         objectives = tuple(chosen[0].data.tags["goldenticket.objectives"].split(","))
-    trials = sorted((t for part, _ in parts for t in part), key=lambda t: (t.started, t.number, t.run_id))
+    trials = sorted(
+        (t for part, _ in parts for t in part), key=lambda t: (t.started, t.number, t.run_id)
+    )
     return StudyRecord(
         name=name,
         tracking_uri=uri,

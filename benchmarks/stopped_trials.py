@@ -8,7 +8,7 @@ told of stopped trials differs:
     failed   they are told as failed: nothing is learned from them
     optuna   they are told as pruned, and Optuna divides trials into good and bad ones: a tenth of
              all trials, completed and stopped, is good
-    bad      as goldenticket does (search/tpe.py): a tenth of the completed trials is good, and the
+    bad      as goldenticket does (search/tpe.py): a quarter of the completed trials is good, and the
              stopped ones are among the bad ones
     random   no model at all, for comparison
 
@@ -99,7 +99,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     sampler = (
         RandomSampler(seed=seed)
         if variant == "random"
-        else cls(groups(space), start, STARTUP_TRIALS, seed)
+        else cls(groups(space, jointly=False), start, STARTUP_TRIALS, seed)
     )
     tell = partial(_tell, stopped=TrialState.FAIL if variant == "failed" else TrialState.PRUNED)
     asked = Asked(table(), study(), sampler, tell)
