@@ -8,8 +8,8 @@ told of stopped trials differs:
     failed   they are told as failed: nothing is learned from them
     optuna   they are told as pruned, and Optuna divides trials into good and bad ones: a tenth of
              all trials, completed and stopped, is good
-    bad      as goldenticket does (search/tpe.py): a quarter of the completed trials is good, and the
-             stopped ones are among the bad ones
+    bad      as goldenticket does (search/tpe.py): a quarter of the completed trials is good, and
+             the stopped ones are among the bad ones
     random   no model at all, for comparison
 
 One line of results/stopped_trials.csv is a search: the share of the table's hypervolume that its
