@@ -1,6 +1,6 @@
-"""The comparison of benchmarks/search_efficiency.py with real trainings: a few live searches.
+"""The comparison of benchmarks/search_efficiency.py with real trainings, live.
 
-    uv run benchmarks/live_search.py [--seeds 2] [--epochs 1350]
+    uv run benchmarks/live_search.py [--seeds 1] [--epochs 1350]
 
 Runs the space of benchmarks/recorded.yaml on digits through Ray on two workers: random proposals
 without stopping, and goldenticket's TPE and MOASHA, each until all trials together have done
@@ -98,7 +98,7 @@ def search(variant: str, seed: int, budget: int, scale: Scale) -> dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=1350)
     arguments = parser.parse_args()
     scale = Scale(read_table(FRESH), study())
