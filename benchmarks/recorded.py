@@ -1,9 +1,10 @@
 """A table of full trainings, to try rules of early stopping and samplers on without training again.
 
     uv run benchmarks/recorded.py [--trials 400] [--workers 2]
+    uv run benchmarks/recorded.py --first 1000 --trials 2000 --table fresh
 
 Draws trials at random from the space of benchmarks/recorded.yaml and trains each to its end. A row
-of results/recorded_rows.csv, which is kept packed as recorded_rows.csv.gz, is a trial: parameters,
+of the table, which is kept packed as results/recorded_*.csv.gz, is a trial: parameters,
 final figures (by the cascade, on the validation split), and what each epoch knew, with the
 candidates for a rung score: accuracies by interval bounds on the validation split at shares of the
 radius, and at the training radius of that epoch. Trials that have rows already are not run again.
@@ -31,6 +32,8 @@ from trainers.models.modes import evaluating
 
 STUDY = Path(__file__).with_name("recorded.yaml")
 ROWS = RESULTS / "recorded_rows.csv"
+FRESH = RESULTS / "recorded_fresh.csv"
+"""More rows, on which no rule was chosen."""
 SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)
 """Of the evaluation radius."""
 CURVE = (
@@ -118,12 +121,16 @@ def told(row: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--trials", type=int, default=400)
+    parser.add_argument("--table", choices=("rows", "fresh"), default="rows")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
-    done = {int(row["number"]) for row in read(ROWS)}
-    todo = [{"number": n, "params": draw(n)} for n in range(arguments.trials) if n not in done]
-    work(partial(run), todo, ROWS, COLUMNS, arguments.workers, told)
+    path = ROWS if arguments.table == "rows" else FRESH
+    done = {int(row["number"]) for row in read(path)}
+    numbers = range(arguments.first, arguments.trials)
+    todo = [{"number": n, "params": draw(n)} for n in numbers if n not in done]
+    work(partial(run), todo, path, COLUMNS, arguments.workers, told)
 
 
 if __name__ == "__main__":

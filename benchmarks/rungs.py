@@ -10,13 +10,12 @@ of them and without gmp, which is dense at first. Accuracies at rungs are by int
 from __future__ import annotations
 
 import csv
-import gzip
 import json
 from collections.abc import Callable, Sequence
 
-from rows import RESULTS
+from recorded import ROWS
+from rows import RESULTS, read
 from scipy.stats import kendalltau
-from search_efficiency import TABLE
 
 AT = (1, 3, 5, 9, 13, 18)
 CANDIDATES: dict[str, Callable[[Sequence[float]], float]] = {
@@ -35,8 +34,7 @@ CANDIDATES: dict[str, Callable[[Sequence[float]], float]] = {
 
 
 def main() -> None:
-    with gzip.open(TABLE, "rt", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if not row["error"]]
+    rows = [row for row in read(ROWS) if not row["error"]]
     curves = [json.loads(row["curve"]) for row in rows]
     final = [float(row["verified"]) for row in rows]
     sparse = [k for k, row in enumerate(rows) if "gmp" not in row["params"]]

@@ -8,8 +8,8 @@ told of stopped trials differs:
     failed   they are told as failed: nothing is learned from them
     optuna   they are told as pruned, and Optuna divides trials into good and bad ones: a tenth of
              all trials, completed and stopped, is good
-    bad      as goldenticket does (search/tpe.py): a tenth of the completed trials is good, and the
-             stopped ones are among the bad ones
+    bad      as goldenticket does (search/tpe.py): a quarter of the completed trials is good, and
+             the stopped ones are among the bad ones
     random   no model at all, for comparison
 
 One line of results/stopped_trials.csv is a search: the share of the table's hypervolume that its
@@ -30,6 +30,7 @@ from optuna import Study
 from optuna.samplers import RandomSampler
 from optuna.samplers._tpe.sampler import _split_trials
 from optuna.trial import FrozenTrial, TrialState
+from proposals import Asked
 from recorded import ROWS, study
 from replay import Ended, Metrics, Scale, Training, reached, read_table, replay
 from rows import RESULTS, read, work
@@ -98,10 +99,11 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     sampler = (
         RandomSampler(seed=seed)
         if variant == "random"
-        else cls(groups(space), start, STARTUP_TRIALS, seed)
+        else cls(groups(space, jointly=False), start, STARTUP_TRIALS, seed)
     )
     tell = partial(_tell, stopped=TrialState.FAIL if variant == "failed" else TrialState.PRUNED)
-    ended = replay(table(), study(), sampler, Fronts(), tell, max_epochs=max(EPOCHS))
+    asked = Asked(table(), study(), sampler, tell)
+    ended = replay(asked, Fronts(), max_epochs=max(EPOCHS))
     curve = list(Scale(table(), study()).curve(ended))
     return {
         "variant": variant,

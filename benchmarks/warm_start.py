@@ -20,16 +20,16 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from proposals import Asked
 from recorded import study
-from replay import Scale, Training, reached, replay
+from replay import Ended, Scale, Training, reached, replay
 from rows import RESULTS, read, work
-from stopped_trials import STARTUP_TRIALS, Fronts, _tell, table
+from stopped_trials import STARTUP_TRIALS, Fronts, table
 
 from search.samplers import Sobol, distribution_of, groups
 from search.tpe import Tpe
@@ -45,7 +45,6 @@ COLUMNS = (
     "known_completed",
     "known_stopped",
 )
-tell = partial(_tell, stopped=TrialState.PRUNED)
 
 
 class Warm(Tpe):
@@ -53,7 +52,7 @@ class Warm(Tpe):
 
     def __init__(self, seed: int, known: Sequence[FrozenTrial]) -> None:
         space = study().search_space()
-        super().__init__(groups(space), Sobol(space, seed), STARTUP_TRIALS, seed)
+        super().__init__(groups(space, jointly=False), Sobol(space, seed), STARTUP_TRIALS, seed)
         self._known = list(known)
 
     def before_trial(self, asked: Study, trial: FrozenTrial) -> None:
@@ -70,9 +69,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     half = len(order) // 2
     first, second = ([table()[i] for i in part] for part in (order[:half], order[half:]))
     known = _known(variant, first, seed)
-    ended = replay(
-        second, study(), Warm(seed + 10_000, known), Fronts(), tell, max_epochs=max(EPOCHS)
-    )
+    ended = _search(second, seed + 10_000, known, max(EPOCHS))
     curve = list(Scale(second, study()).curve(ended))
     states = [trial.state for trial in known]
     return {
@@ -84,10 +81,17 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _search(
+    half: Sequence[Training], seed: int, known: Sequence[FrozenTrial], epochs: int
+) -> list[Ended]:
+    asked = Asked(half, study(), Warm(seed, known))
+    return replay(asked, Fronts(), max_epochs=epochs)
+
+
 def _known(variant: str, half: Sequence[Training], seed: int) -> list[FrozenTrial]:
     if variant == "cold":
         return []
-    ended = replay(half, study(), Warm(seed, []), Fronts(), tell, max_epochs=EARLIER_EPOCHS)
+    ended = _search(half, seed, [], EARLIER_EPOCHS)
     completed = [trial for trial in ended if trial.state == "completed"]
     if variant == "random":  # the half is in random order
         return [_frozen(training, "completed") for training in half[: len(completed)]]

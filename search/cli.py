@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
+from search.cli_cluster import cluster_app, search_as_job
 from search.cli_control import pause, stop
 from search.cli_space import StudyFile, space_app
 from search.cli_verify import TicketFolder, verify
@@ -37,6 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(space_app, name="space")
+app.add_typer(cluster_app, name="cluster")
 _LEAST_S = 600.0
 """Seconds that a search may take to certify its best ticket, or more if its trials took long."""
 RULES = "verified, natural, smallest or knee"
@@ -66,7 +68,11 @@ def search(
         Literal["ray", "local"], typer.Option(help="Ray Tune, or one process without Ray.")
     ] = "ray",
     address: Annotated[
-        str | None, typer.Option(help="A running Ray cluster. [default: start Ray here]")
+        str | None,
+        typer.Option(
+            help="A running Ray cluster (HOST:6379, or auto), or where to submit the search as a "
+            "job (http://HOST:8265). [default: start Ray here]"
+        ),
     ] = None,
     trials: Annotated[
         int | None, typer.Option(min=1, help="Number of trials, instead of the study's.")
@@ -111,6 +117,8 @@ def search(
     from search.run import run_study  # noqa: PLC0415
 
     check_rule(best)
+    if address is not None and address.startswith(("http://", "https://")):
+        raise typer.Exit(search_as_job(study, address, best, output, resume, resume_or_start))
     check_ticket_place(output / study.name)
     try:
         result = run_study(

@@ -206,6 +206,7 @@ class Ledger:
             self.run.checkpoint(record.number).absolute(),
             self.run.study.storage.checkpoint_s,
             self._rule.levels if self._rule is not None and self._rule.pauses else (),
+            self.run.storage,
         )
 
     def _start(self, record: TrialRecord) -> None:

@@ -9,11 +9,8 @@ missing.
 
 from __future__ import annotations
 
-import logging
-import os
 import pickle
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,27 +19,17 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray._private import services
 from ray.tune import CheckpointConfig, PlacementGroupFactory, RunConfig, TuneConfig, TuneError
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from search.control import sigterm_interrupts
 from search.ledger import Ledger
+from search.nodes import JOINING_S, check_nodes, num_that_fit
+from search.ray_session import ray_session
+from search.shipping import shipped_code
 from search.trial import Report, TrialFactory, TrialJob, TrialRunner
-from spaces.base import ConfigError
 from spaces.running import ResourcesConfig
-
-LOOPBACK = "127.0.0.1"
-_ENVIRONMENT = {
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new output prints failed trials even when told to be silent
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # data paths are relative to where the person is
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial without a GPU share sees no GPU
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_FORCE_TRIAL_CLEANUP_S": "5",  # after Ctrl-C, a worker need not finish its epoch
-    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # the journal is what a search is resumed from
-}
 
 
 class DamagedWorker(RuntimeError):
@@ -169,11 +156,13 @@ def run_ray(ledger: Ledger, factory: TrialFactory, *, address: str | None = None
     """
     if ledger.is_done:
         return
-    resources = ledger.run.study.resources
+    study, resources = ledger.run.study, ledger.run.study.resources
     scratch = ledger.run.folder.absolute() / "ray"
     errors: list[Exception] = []
-    with _environment(), _ray_session(resources, address), sigterm_interrupts():
-        num_fitting = _num_that_fit(resources)
+    code = shipped_code(study, factory) if address is not None else ()
+    with ray_session(resources, address, code), sigterm_interrupts():
+        num_fitting = num_that_fit(resources, wait_s=0.0 if address is None else JOINING_S)
+        check_nodes(study, ledger.run.folder)
         tuner = tune.Tuner(
             tune.with_resources(
                 tune.with_parameters(TrialActor, factory=factory), _bundle(resources)
@@ -220,78 +209,3 @@ def _bundle(resources: ResourcesConfig) -> PlacementGroupFactory:
     if resources.gpus_per_trial:
         bundle["GPU"] = resources.gpus_per_trial
     return PlacementGroupFactory([bundle])
-
-
-@contextmanager
-def _environment() -> Iterator[None]:
-    # Workers of a Ray started here then import whatever this process can import.
-    changes = {**_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    logger = logging.getLogger("ray.tune")  # what it has to say about trials, the ledger records
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _ray_session(resources: ResourcesConfig, address: str | None) -> Iterator[None]:
-    if ray.is_initialized():
-        yield
-        return
-    if address is not None:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    else:
-        start_on_loopback(resources.concurrent and resources.concurrent * resources.cpus_per_trial)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def start_on_loopback(num_cpus: int | None) -> None:
-    """Start a Ray that listens on 127.0.0.1 only, so that nobody on the network can reach it.
-
-    Ray replaces 127.0.0.1 by the machine's outward address; with any other address, 127.0.0.2 too,
-    its servers listen on all interfaces. So the replacement is switched off while Ray starts.
-    """
-    replace_loopback = services.resolve_ip_for_localhost
-    services.resolve_ip_for_localhost = lambda host: host
-    try:
-        ray.init(
-            address="local",  # do not join a cluster, dead or alive, that was left on this machine
-            _node_ip_address=LOOPBACK,
-            include_dashboard=False,
-            num_cpus=num_cpus,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    finally:
-        services.resolve_ip_for_localhost = replace_loopback
-
-
-def _num_that_fit(resources: ResourcesConfig) -> int:
-    """How many trials the cluster can hold; ConfigError if not even one."""
-    cluster = ray.cluster_resources()
-    fits = []
-    for name, field, need in (
-        ("CPU", "cpus_per_trial", float(resources.cpus_per_trial)),
-        ("GPU", "gpus_per_trial", resources.gpus_per_trial),
-    ):
-        has = cluster.get(name, 0.0)
-        if has < need:
-            raise ConfigError(
-                f"resources.{field}: {need:g} is more than the {has:g} {name}s that Ray has here, "
-                "so no trial could start: lower it, or give the --address of a larger cluster"
-            )
-        if need:
-            fits.append(int(has / need + 1e-9))
-    return min(fits)

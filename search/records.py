@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from spaces.holes import Scalar
 from spaces.study import StudyConfig
 from spaces.trial import TrialConfig
+
+if TYPE_CHECKING:
+    from search.storage import Storage
 
 TrialState = Literal["running", "paused", "interrupted", "completed", "stopped", "failed"]
 """paused: it waits at a rung, to be promoted or let go. interrupted: it lost its worker, or the
@@ -93,6 +96,13 @@ class SearchRun:
     study: StudyConfig
     folder: Path
     executor: Literal["ray", "local"]
+
+    @property
+    def storage(self) -> Storage | None:
+        """Where the folder is kept too, when storage.path is an address."""
+        from search.storage import storage_of  # noqa: PLC0415, as it takes pyarrow's time
+
+        return storage_of(self.study, self.folder.name)
 
     @property
     def tickets(self) -> Path:

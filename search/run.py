@@ -12,9 +12,11 @@ import yaml
 
 from search.control import clear_order, only_driver, sigterm_interrupts
 from search.ledger import Ledger
+from search.mirror import Mirror, bring
 from search.ranking import front
 from search.records import Observer, SearchRun, StudyResult
 from search.sampling import JOURNAL, Sampling
+from search.storage import Storage, is_address, storage_of
 from search.tracking import MlflowTracker
 from search.trial import TrialFactory, fault_of
 from search.warm_start import read_earlier
@@ -65,14 +67,17 @@ def run_study(
     earlier = None if resume and newest_folder(study) else read_earlier(study)
     run = SearchRun(study, open_folder(study, resume=resume), executor)
     tracker = MlflowTracker(study.tracking.uri)
+    everyone: tuple[Observer, ...] = (tracker, *observers)
+    if run.storage is not None:
+        everyone = (Mirror(run.storage, run.folder), *everyone)
     with only_driver(run.folder):
         clear_order(run.folder)
         sampling = Sampling(study, run.folder, earlier)
-        ledger = Ledger(run, sampling, (tracker, *observers))
+        ledger = Ledger(run, sampling, everyone)
         if sampling.warm_start:
             for observer in observers:
                 observer.on_warm_start(sampling.warm_start)
-        _search(ledger, factory, address, (tracker, *observers))
+        _search(ledger, factory, address, everyone)
     result = StudyResult(
         run,
         ledger.records,
@@ -82,7 +87,7 @@ def run_study(
         is_finished=ledger.order != "pause",
     )
     if result.is_finished and study.evaluation.certify_front:
-        return _certified(result, (tracker, *observers))
+        return _certified(result, everyone)
     return result
 
 
@@ -131,22 +136,42 @@ def _certified(result: StudyResult, observers: Sequence[Observer]) -> StudyResul
 
 
 def newest_folder(study: StudyConfig) -> Path | None:
-    """The folder of the study's newest search; None if it has none."""
-    home = Path(study.storage.path) / study.name
-    numbers = [int(p.name) for p in home.glob("*") if re.fullmatch(r"\d{3,}", p.name)]
+    """The folder of the study's newest search; None if it has none.
+
+    With a storage.path that is an address, it may not be on this machine yet.
+    """
+    home, storage = _home(study), storage_of(study)
+    names = [path.name for path in home.glob("*")]
+    names += storage.names() if storage is not None else []
+    numbers = [int(name) for name in names if re.fullmatch(r"\d{3,}", name)]
     return home / f"{max(numbers):03d}" if numbers else None
 
 
+def _home(study: StudyConfig) -> Path:
+    """Where the searches of a study are, on this machine."""
+    place = study.storage.local if is_address(study.storage.path) else study.storage.path
+    return Path(place) / study.name
+
+
 def open_folder(study: StudyConfig, *, resume: bool | Literal["auto"]) -> Path:
-    """The folder of a new search, `<storage.path>/<name>/<number>`, or the newest one to resume."""
-    home, newest = Path(study.storage.path) / study.name, newest_folder(study)
+    """The folder of a new search, `<storage.path>/<name>/<number>`, or the newest one to resume.
+
+    When storage.path is an address: of the same names in `storage.local`; what the address has of a
+    search to resume is brought there.
+    """
+    if is_address(study.storage.path):
+        Storage(study.storage.path).check()
+    home, newest = _home(study), newest_folder(study)
     if resume and newest is not None:
+        storage = storage_of(study, newest.name)
+        if storage is not None:
+            bring(storage, newest)
         _check_unchanged(study, newest)
         return newest
     if resume is True:
         raise ConfigError(
-            f"storage.path: {home} holds no search to resume: start one without --resume, "
-            "or change to the folder where it was started"
+            f"storage.path: {_place(study)} holds no search to resume: start one without "
+            "--resume, or change to the folder where it was started"
         )
     folder = home / f"{int(newest.name) + 1 if newest is not None else 1:03d}"
     try:
@@ -156,6 +181,11 @@ def open_folder(study: StudyConfig, *, resume: bool | Literal["auto"]) -> Path:
     text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False)
     (folder / STUDY_FILE).write_text(text, encoding="utf-8")
     return folder
+
+
+def _place(study: StudyConfig) -> str:
+    storage = storage_of(study)
+    return str(_home(study)) if storage is None else storage.address
 
 
 def _check_unchanged(study: StudyConfig, folder: Path) -> None:

@@ -37,6 +37,7 @@ class Sampling:
 
     def __init__(self, study: StudyConfig, folder: Path, earlier: Earlier | None = None) -> None:
         self.study = study
+        self._folder = folder
         self.space = study.search_space()
         self._asked: dict[int, Trial] = {}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -114,7 +115,9 @@ class Sampling:
 
     def _recorded(self, trial: FrozenTrial, known: dict[str, Any]) -> TrialRecord:
         params = dict(trial.params)
-        ticket = Path(known["ticket"]) if known["ticket"] else None
+        # The folder may have been moved, or brought here from another machine.
+        own = self._folder.absolute() / "tickets" / f"trial_{self._number(trial)}"
+        ticket = own if known["ticket"] else None
         config = None if known["invalid"] else self.space.decode(params)
         fields = {k: v for k, v in known.items() if k not in ("ticket", "invalid")}
         record = TrialRecord(self._number(trial), params, config, ticket=ticket, **fields)

@@ -19,6 +19,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 Group = Mapping[str, BaseDistribution]
 _KNOWN = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+_GOOD_ON_ONE, _GOOD_ON_SEVERAL = 0.1, 0.25
+"""Shares of the completed trials. A tenth is less than a front holds, until hundreds are known."""
 
 
 class Tpe(TPESampler):
@@ -67,10 +69,11 @@ class Tpe(TPESampler):
     def divide(
         self, study: Study, trials: Sequence[FrozenTrial]
     ) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
-        """Good and bad trials: a tenth of the completed ones is good, the feasible ones first."""
+        """Good and bad trials: of the completed ones a share is good, the feasible ones first."""
         completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         feasible = [trial for trial in completed if violation(trial) == 0.0]
-        num_good = math.ceil(0.1 * len(completed))
+        share = _GOOD_ON_ONE if len(study.directions) == 1 else _GOOD_ON_SEVERAL
+        num_good = math.ceil(share * len(completed))
         good, _ = _split_complete_trials(feasible, study, num_good)
         if len(good) < num_good:
             others = sorted((t for t in completed if violation(t) > 0.0), key=violation)

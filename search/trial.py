@@ -8,11 +8,15 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from search.checkpoint import load_checkpoint, save_checkpoint
+from search.desk import desk_for
 from spaces.study import StudyConfig
 from spaces.trial import TrialConfig
+
+if TYPE_CHECKING:
+    from search.storage import Storage
 
 Fault = Literal["trial", "worker", "storage"]
 """Whose fault an error is: the trial's own settings', its process's or machine's, or a full disk's.
@@ -30,7 +34,7 @@ class TrialJob:
 
     Its ticket goes into the folder `ticket`. Its state is saved to the file `checkpoint` after each
     epoch in `save_at`, and after any epoch that ends `checkpoint_s` seconds or more after the last
-    save.
+    save. With a `storage`, which holds the search's folder, workers put both there.
     """
 
     number: int
@@ -39,6 +43,7 @@ class TrialJob:
     checkpoint: Path
     checkpoint_s: float = 30.0
     save_at: tuple[int, ...] = ()
+    storage: Storage | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,8 @@ class TrialRunner:
     """Runs one trial step by step; whatever is raised becomes a report, so that a study goes on."""
 
     def __init__(self, factory: TrialFactory, job: TrialJob) -> None:
-        self._factory, self._job = factory, job
+        self._factory, self._desk = factory, desk_for(job)
+        self._job = self._desk.job
         self._body: TrialBody | None = None
         self._epoch = 0
         self._saved = time.monotonic()
@@ -131,6 +137,7 @@ class TrialRunner:
         finally:
             self._body = None
             self._factory.release()
+            self._desk.clear()
 
     def _step(self) -> Report:
         if self._body is None:
@@ -144,11 +151,14 @@ class TrialRunner:
             if not self._body.finished:
                 return Report(self._epoch, measured)
         final = self._body.finish()
+        if final.ticket is not None:
+            final = replace(final, ticket=self._desk.keep_ticket())
         metrics = {**metrics, **final.metrics}
         return Report(int(metrics["epoch"]), replace(final, metrics=metrics), finished=True)
 
     def _begin(self) -> TrialBody:
         body = self._factory(self._job)
+        self._desk.fetch_checkpoint()
         state = load_checkpoint(self._job)
         if state is not None:
             body.load_state_dict(state)
@@ -162,6 +172,7 @@ class TrialRunner:
     def _save(self) -> None:
         assert self._body is not None
         save_checkpoint(self._job, self._body.state_dict())
+        self._desk.keep_checkpoint()
         self._saved = time.monotonic()
 
 

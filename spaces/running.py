@@ -66,7 +66,17 @@ class TrackingConfig(Config):
 class StorageConfig(Config):
     """Where the study keeps its own files."""
 
-    path: str = Field("runs", min_length=1)
+    path: str = Field(
+        "runs",
+        min_length=1,
+        description="A folder, on a disk that all nodes share, or an address that pyarrow knows, "
+        "such as s3://bucket/prefix.",
+    )
+    local: str = Field(
+        "runs",
+        min_length=1,
+        description="When path is an address, the folder in which the search itself works.",
+    )
     checkpoint_s: float = Field(
         30.0,
         ge=0.0,

@@ -145,7 +145,7 @@ def _encodings(node: Node, value: Any, misfits: list[str]) -> Iterator[dict[str,
         pairs = [(member, _member(node, value, name)) for name, member in node.members.items()]
         absent = [n for n, (_, found) in zip(node.members, pairs, strict=True) if found is _ABSENT]
         if absent:
-            misfits.append(f"{join(node.path, absent[0])}: it has none")
+            misfits.append(f"{join(node.path, absent[0])}: the trial has none")
             return
         candidates = (list(_encodings(member, found, misfits)) for member, found in pairs)
         for parts in itertools.product(*candidates):

@@ -21,7 +21,7 @@ def ray_session() -> Iterator[None]:
     os.environ["PYTHONPATH"] = os.pathsep.join([HERE, *filter(None, sys.path)])  # of the workers
     import ray
 
-    from search.ray_executor import start_on_loopback
+    from search.ray_session import start_on_loopback
 
     start_on_loopback(num_cpus=2)
     yield

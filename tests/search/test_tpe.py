@@ -32,16 +32,21 @@ def divided(*trials: FrozenTrial, objectives: int = 2) -> tuple[list[float], lis
     return [t.params["x"] for t in good], [t.params["x"] for t in bad]
 
 
-def test_a_tenth_of_the_completed_trials_is_good() -> None:
-    trials = [ended(k / 20, float(k), float(k)) for k in range(20)]
-    assert divided(*trials)[0] == [18 / 20, 19 / 20]
+def test_a_quarter_of_the_completed_trials_is_good() -> None:
+    trials = [ended(k / 8, float(k), float(k)) for k in range(8)]
+    assert divided(*trials)[0] == [6 / 8, 7 / 8]
+
+
+def test_a_tenth_is_good_with_one_objective() -> None:
+    trials = [ended(k / 20, float(k)) for k in range(20)]
+    assert divided(*trials, objectives=1)[0] == [18 / 20, 19 / 20]
 
 
 def test_stopped_trials_are_bad_and_do_not_make_more_completed_ones_good() -> None:
     completed = [ended(k / 10, float(k), float(k)) for k in range(10)]
     stopped = [ended(0.5) for _ in range(90)]
     good, bad = divided(*completed, *stopped)
-    assert good == [0.9]
+    assert good == [0.7, 0.8, 0.9]
     assert bad.count(0.5) == 91
 
 
@@ -51,7 +56,7 @@ def test_nothing_is_good_while_no_trial_has_completed() -> None:
 
 def test_feasible_trials_are_good_first_then_those_that_violate_least() -> None:
     feasible = [ended(0.1, 0.0, 0.0, violated=-1.0)]
-    infeasible = [ended(0.5 + k / 100, 9.0, 9.0, violated=1.0 + k) for k in range(19)]
+    infeasible = [ended(0.5 + k / 100, 9.0, 9.0, violated=1.0 + k) for k in range(7)]
     assert divided(*feasible, *infeasible)[0] == [0.1, 0.5]
 
 

@@ -150,7 +150,7 @@ def test_encode_says_which_setting_does_not_fit():
     space = SearchSpace(TREE)
     for change, problem in (
         ({"batch_size": 48}, "batch_size: not in [32, 128], step 32"),
-        ({"model": CnnConfig()}, "model.widths: it has none"),
+        ({"model": CnnConfig()}, "model.mlp.widths: the trial has none"),
         ({"topology": DenseConfig()}, "topology.method: not in {rigl, snip}"),
     ):
         outside = space.decode(RIGL).model_copy(update=change)
