@@ -1,14 +1,14 @@
 """What a search gains by knowing an earlier study: hypervolume against epochs, replayed.
 
-    uv run benchmarks/warm_start.py [--seeds 30] [--workers 2]
+    uv run benchmarks/warm_start.py [--table rows|fresh] [--seeds 200] [--workers 2]
 
-The table of benchmarks/recorded.py is cut into halves at random, by the seed. An earlier study is
+A table of benchmarks/recorded.py is cut into halves at random, by the seed. An earlier study is
 a search by TPE with early stopping on the one half, of 800 epochs; then a new one searches the
 other half, and knows of the earlier one
 
     cold       nothing
-    completed  its completed trials
-    all        these, and which trials were stopped (what search/warm_start.py does)
+    completed  its completed trials (what search/warm_start.py does, decided on `rows`)
+    all        these, and which trials were stopped
     random     as many trials drawn at random from the first half, all of them completed
 
 One line of results/warm_start.csv is a new search: the share of its half's hypervolume that its own
@@ -20,25 +20,28 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from proposals import Asked
-from recorded import study
-from replay import Ended, Scale, Training, reached, replay
+from recorded import FRESH, ROWS, study
+from replay import Ended, Scale, Training, reached, read_table, replay
 from rows import RESULTS, read, work
-from stopped_trials import STARTUP_TRIALS, Fronts, table
+from stopped_trials import STARTUP_TRIALS, Fronts
 
 from search.samplers import Sobol, distribution_of, groups
 from search.tpe import Tpe
 
 PATH = RESULTS / "warm_start.csv"
 VARIANTS = ("cold", "completed", "all", "random")
+TABLES = {"rows": ROWS, "fresh": FRESH}
 EPOCHS = (100, 200, 300, 500, 800)
 EARLIER_EPOCHS = 800
 COLUMNS = (
+    "table",
     "variant",
     "seed",
     *(f"after_{epochs}" for epochs in EPOCHS),
@@ -62,17 +65,24 @@ class Warm(Tpe):
             asked.add_trial(self._known.pop())
 
 
+@cache
+def table(name: str) -> tuple[Training, ...]:
+    """The recorded trainings, once per process."""
+    return read_table(TABLES[name])
+
+
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Replay an earlier search and a new one: a row of the results."""
-    variant, seed = job["variant"], job["seed"]
-    order = np.random.default_rng(seed).permutation(len(table()))
+    variant, seed, rows = job["variant"], job["seed"], table(job["table"])
+    order = np.random.default_rng(seed).permutation(len(rows))
     half = len(order) // 2
-    first, second = ([table()[i] for i in part] for part in (order[:half], order[half:]))
+    first, second = ([rows[i] for i in part] for part in (order[:half], order[half:]))
     known = _known(variant, first, seed)
     ended = _search(second, seed + 10_000, known, max(EPOCHS))
     curve = list(Scale(second, study()).curve(ended))
     states = [trial.state for trial in known]
     return {
+        "table": job["table"],
         "variant": variant,
         "seed": seed,
         **{f"after_{epochs}": round(reached(curve, epochs), 4) for epochs in EPOCHS},
@@ -113,11 +123,12 @@ def _frozen(training: Training, state: str) -> FrozenTrial:
     )
 
 
-def report() -> None:
+def report(name: str) -> None:
     """Means, and differences from `cold` seed by seed, each with its standard error."""
-    found = {(r["variant"], r["seed"]): [float(r[c]) for c in COLUMNS[2:]] for r in read(PATH)}
+    rows = [row for row in read(PATH) if row["table"] == name]
+    found = {(r["variant"], r["seed"]): [float(r[c]) for c in COLUMNS[3:]] for r in rows}
     seeds = sorted({seed for _, seed in found})
-    print(f"{len(seeds)} seeds; " + ", ".join(COLUMNS[2:]))
+    print(f"{len(seeds)} seeds; " + ", ".join(COLUMNS[3:]))
     for variant in VARIANTS:
         values = np.array([found[variant, seed] for seed in seeds])
         print(f"{variant:9}", *(f"{mean:8.3f}" for mean in values.mean(axis=0)))
@@ -129,14 +140,16 @@ def report() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=30)
+    parser.add_argument("--table", choices=TABLES, default="rows")
+    parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
-    done = {(row["variant"], int(row["seed"])) for row in read(PATH)}
+    name = arguments.table
+    done = {(row["variant"], int(row["seed"])) for row in read(PATH) if row["table"] == name}
     jobs = [(variant, seed) for seed in range(arguments.seeds) for variant in VARIANTS]
-    todo = [{"variant": v, "seed": s} for v, s in jobs if (v, s) not in done]
+    todo = [{"table": name, "variant": v, "seed": s} for v, s in jobs if (v, s) not in done]
     work(run, todo, PATH, COLUMNS, arguments.workers, lambda row: f"{row['variant']} {row['seed']}")
-    report()
+    report(name)
 
 
 if __name__ == "__main__":
