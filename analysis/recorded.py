@@ -90,8 +90,7 @@ class StudyRecord:
     """All recorded trials of a study, completed or not, in their order.
 
     `unconfirmed` are run ids that were read in an index only: they are right unless such a run was
-    removed from the store for good. `objectives_of` has what each of
-    `run_ids` was searched for.
+    removed from the store for good.
     """
 
     name: str
@@ -100,7 +99,6 @@ class StudyRecord:
     trials: tuple[Trial, ...]
     objectives: tuple[str, ...] | None
     unconfirmed: frozenset[str] = field(default=frozenset(), compare=False)
-    objectives_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
 
     def count(self, state: str) -> int:
         """How many trials are in a state: completed, stopped or failed."""

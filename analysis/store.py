@@ -54,7 +54,7 @@ def read_study(
     except MlflowException as error:
         raise FrontError(f"the tracking store {uri} cannot be read: {error.message}") from error
     if objectives is None:
-        objectives = _objectives(chosen[0])
+        objectives = tuple(chosen[0].data.tags["goldenticket.objectives"].split(","))
     trials = sorted(
         (t for part, _ in parts for t in part), key=lambda t: (t.started, t.number, t.run_id)
     )
@@ -65,12 +65,7 @@ def read_study(
         trials=tuple(trials),
         objectives=objectives,
         unconfirmed=frozenset().union(*(ids for _, ids in parts)),
-        objectives_of={run.info.run_id: _objectives(run) for run in chosen},
     )
-
-
-def _objectives(search: Run) -> tuple[str, ...]:
-    return tuple(search.data.tags["goldenticket.objectives"].split(","))
 
 
 def _read_trials(

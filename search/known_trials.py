@@ -11,10 +11,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, create_trial
 
-from analysis.recorded import StudyRecord, Trial
-from search.records import STOPPED
+from analysis.recorded import Trial
 from search.samplers import distribution_of, generation_mark
 from spaces.base import ConfigError
 from spaces.holes import Scalar
@@ -25,6 +24,9 @@ EARLIER_RUN = "goldenticket.earlier_run"
 """The attribute of a known trial that names its MLflow run; a search's own trials have none."""
 _MEASURED_BY = ("radius", "examples", "methods", "attack_steps", "attack_restarts")
 _LIMITS = ("timeout_s", "budget_s")
+# That a trial was stopped early was a verdict on it among the others of its search: as something to
+# learn from in another one it did not pay (benchmarks/warm_start.py).
+_INCOMPLETE = {"stopped": "stopped early", "failed": "failed"}
 # The space says which augmentation there may be; data sets with a name may lie anywhere.
 _MAY_DIFFER = ("data.augment.", "data.folder", "data.download")
 
@@ -34,10 +36,10 @@ class Unusable(ValueError):
 
 
 class KnownTrials:
-    """Makes known trials of one study out of the recorded trials of another."""
+    """Makes known trials of a study out of the recorded trials of others."""
 
-    def __init__(self, study: StudyConfig, record: StudyRecord) -> None:
-        self._study, self._record = study, record
+    def __init__(self, study: StudyConfig) -> None:
+        self._study = study
         self._space = study.search_space()
         self._shared = study.shared_settings()
         self._texts = {name: str(value) for name, value in flatten(self._shared).items()}
@@ -46,27 +48,23 @@ class KnownTrials:
 
     def known(self, trial: Trial) -> FrozenTrial:
         """What the sampler may know of a trial; Unusable when that is nothing."""
-        if trial.state not in ("completed", "stopped"):
-            raise Unusable("failed or not ended")
+        if trial.state != "completed":
+            raise Unusable(_INCOMPLETE.get(trial.state, "not ended"))
         for name in self._names_compared(trial):
             ours, theirs = self._texts.get(name, "absent"), trial.params.get(name, "absent")
             if ours != theirs:
                 raise Unusable(f"{name}: {theirs}, not {ours}")
-        if trial.state == "stopped":
-            self._check_stop(trial)
-        elif trial.split != "validation":
+        if trial.split != "validation":
             raise Unusable(f"measured on the {trial.split} split, not on validation")
         params = self._params(trial)
-        is_stopped = trial.state == "stopped"
-        values, constraints = (None, None) if is_stopped else self._outcome(trial)
+        values, constraints = self._outcome(trial)
         return create_trial(
-            state=TrialState.PRUNED if is_stopped else TrialState.COMPLETE,
             values=values,
             constraints=constraints,
             params=params,
             distributions={name: self._domains[name] for name in params},
             user_attrs={EARLIER_RUN: trial.run_id},
-            system_attrs={} if is_stopped else self._mark,
+            system_attrs=self._mark,
         )
 
     def _names_compared(self, trial: Trial) -> Iterator[str]:
@@ -77,14 +75,6 @@ class KnownTrials:
         # Limits of time matter where they were reached.
         for name in (*_MEASURED_BY, *(_LIMITS if trial.num_timeouts else ())):
             yield f"evaluation.{name}"
-
-    def _check_stop(self, trial: Trial) -> None:
-        """A stop is a verdict of the earlier study, on its own objectives."""
-        objectives = self._record.objectives_of.get(trial.tags.get("mlflow.parentRunId", ""), ())
-        if trial.tags.get("goldenticket.reason") == STOPPED:
-            raise Unusable(STOPPED)
-        if set(objectives) != set(self._study.objectives):
-            raise Unusable("stopped early, in a search for other objectives")
 
     def _outcome(self, trial: Trial) -> tuple[list[float], dict[str, float]]:
         study, metrics = self._study, trial.metrics

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from search.control import Order, read_order
-from search.records import INTERRUPTED, STOPPED, Observer, SearchRun, TrialRecord, TrialState
+from search.records import INTERRUPTED, Observer, SearchRun, TrialRecord, TrialState
 from search.rungs import build_rule
 from search.sampling import Sampling
 from search.trial import Report, TrialJob
 
+STOPPED = "the search was stopped by a person"
 _ENDED = ("completed", "stopped", "failed")
 
 

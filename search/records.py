@@ -18,7 +18,6 @@ TrialState = Literal["running", "paused", "interrupted", "completed", "stopped",
 """paused: it waits at a rung, to be promoted or let go. interrupted: it lost its worker, or the
 search ended before it did, and goes on from its checkpoint. The last three are final."""
 INTERRUPTED = "interrupted: the search ended before this trial did"
-STOPPED = "the search was stopped by a person"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from optuna import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from analysis.recorded import StudyRecord
 from analysis.store import ALL, read_study
@@ -34,7 +34,7 @@ class Earlier:
 
 
 def read_earlier(study: StudyConfig) -> Earlier:
-    """Read the studies of `warm_start`; ConfigError when one has no completed trial of use.
+    """Read the studies of `warm_start`; ConfigError when one has no trial of use.
 
     FrontError when there is no such study or store.
     """
@@ -46,7 +46,7 @@ def read_earlier(study: StudyConfig) -> Earlier:
         uri = study.warm_start.tracking_uri or own
         record = read_study(name, tracking_uri=uri, study_run=ALL)
         found, unused = _usable(study, record, trials)
-        if not any(trial.state == TrialState.COMPLETE for trial in found.values()):
+        if not found:
             raise ConfigError(_nothing(study, record, unused))
         trials |= found
         told.append(_told(record, found, unused))
@@ -74,7 +74,7 @@ def _usable(
     study: StudyConfig, record: StudyRecord, before: Mapping[str, FrozenTrial]
 ) -> tuple[dict[str, FrozenTrial], Counter[str]]:
     """Known trials by their parameters, and why others are none."""
-    reader = KnownTrials(study, record)
+    reader = KnownTrials(study)
     found: dict[str, FrozenTrial] = {}
     unused: Counter[str] = Counter()
     for trial in record.trials:
@@ -92,11 +92,9 @@ def _usable(
 
 
 def _told(record: StudyRecord, found: Mapping[str, FrozenTrial], unused: Counter[str]) -> str:
-    num_stopped = sum(trial.state == TrialState.PRUNED for trial in found.values())
-    stopped = f" ({num_stopped} of them stopped early)" if num_stopped else ""
     line = (
         f"warm start from {record.name}: the sampler knows {len(found)} of its "
-        f"{len(record.trials)} trials{stopped}"
+        f"{len(record.trials)} trials"
     )
     return f"{line}; not used: {_reasons(unused)}" if unused else line
 
@@ -105,7 +103,7 @@ def _nothing(study: StudyConfig, record: StudyRecord, unused: Counter[str]) -> s
     why = f": {_reasons(unused)}" if unused else ""
     return (
         f"warm_start.studies: none of the {len(record.trials)} trials of {record.name} in "
-        f"{record.tracking_uri} has completed and can be used{why}. Trials count that were "
+        f"{record.tracking_uri} can be used{why}. Completed trials count that were "
         f"measured on the same data, radius ({study.evaluation.radius:g}), examples and bounds "
         f"after {study.budget.epochs} epochs, with settings inside this space: change the study, "
         f"or leave {record.name} out"

@@ -83,9 +83,9 @@ class QmcConfig(Config):
 class WarmStartConfig(Config):
     """Earlier studies whose trials the sampler knows before it proposes its first one.
 
-    Only trials whose settings lie in this study's space, and whose figures were measured as this
-    study measures them, are used. They are none of its own trials: neither its budget nor its front
-    has them. Samplers that learn nothing (random, qmc) refuse.
+    Used are completed trials whose settings lie in this study's space, and whose figures were
+    measured as this study measures them. They are none of its own trials: neither its budget nor
+    its front has them. Samplers that learn nothing (random, qmc) refuse.
     """
 
     studies: tuple[str, ...] = Field(

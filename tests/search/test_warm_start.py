@@ -19,7 +19,7 @@ from analysis import FrontError, load_front
 from analysis.store import read_study
 from search import Observer, run_study
 from search.known_trials import KnownTrials, Unusable
-from search.records import STOPPED, SearchRun, StudyResult, TrialRecord
+from search.records import SearchRun, StudyResult, TrialRecord
 from search.sampling import Sampling
 from search.tracking import MlflowTracker
 from search.warm_start import Earlier, read_earlier
@@ -164,7 +164,7 @@ def test_a_branch_that_is_not_in_the_new_space_is_not_used(folder: Path) -> None
 def test_a_trial_that_has_not_recorded_what_is_a_hole_now_is_not_used(folder: Path) -> None:
     old = earlier(folder, {})
     record = read_study("old", tracking_uri=old.tracking.uri)
-    known = KnownTrials(new_study(folder), record)
+    known = KnownTrials(new_study(folder))
     (whole,) = record.trials
     assert known.known(whole).state == TrialState.COMPLETE
     for name in ("optimizer.lr", "topology.density"):
@@ -226,30 +226,17 @@ def test_figures_that_a_limit_of_time_has_cut_need_the_same_limit(folder: Path) 
     )
 
 
-def test_failed_trials_and_those_measured_on_another_split_are_not_used(folder: Path) -> None:
-    elsewhere = {"split": "test", "bound": "ibp"}
-    earlier(folder, {}, {"state": "failed", "reason": "boom"}, {"provenance": elsewhere})
-    found = read_earlier(new_study(folder))
-    assert len(found.trials) == 1
-    assert reasons(found) == (
-        "1 (failed or not ended), 1 (measured on the test split, not on validation)"
-    )
-
-
-def test_a_stopped_trial_is_known_as_stopped_where_the_objectives_are_the_same(
+def test_trials_that_did_not_complete_or_were_measured_on_another_split_are_not_used(
     folder: Path,
 ) -> None:
     at_a_rung = {"state": "stopped", "epochs": 1, "reason": "at epoch 1: not in the best third"}
-    earlier(folder, {}, at_a_rung, {"state": "stopped", "reason": STOPPED})
-    found = read_earlier(new_study(folder))
-    assert [known.state for known in found.trials] == [TrialState.COMPLETE, TrialState.PRUNED]
-    assert found.trials[1].values is None
-    assert found.told == (
-        "warm start from old: the sampler knows 2 of its 3 trials (1 of them stopped early); not "
-        f"used: 1 ({STOPPED})",
+    elsewhere = {"split": "test", "bound": "ibp"}
+    failed = {"state": "failed", "reason": "boom"}
+    earlier(folder, {}, at_a_rung, at_a_rung, failed, {"provenance": elsewhere})
+    assert read_earlier(new_study(folder)).told == (
+        "warm start from old: the sampler knows 1 of its 5 trials; not used: 2 (stopped early), "
+        "1 (failed), 1 (measured on the test split, not on validation)",
     )
-    fewer = new_study(folder, objectives=["natural_accuracy", "inference_flops"])
-    assert "1 (stopped early, in a search for other objectives)" in reasons(read_earlier(fewer))
 
 
 def test_the_same_settings_count_once_over_all_searches_of_all_studies(folder: Path) -> None:
