@@ -271,7 +271,7 @@ def test_every_error_for_a_person_is_a_value_error() -> None:
                     elif any(base.endswith(("Error", "Exception")) for base in bases):
                         others.add(node.name)
     assert {"ConfigError", "DataError", "TicketError", "FrontError"} <= kinds
-    assert others == {"JobFailed", "DamagedWorker", "SearchHalted"}
+    assert others == {"JobFailed", "DamagedWorker", "SearchHalted", "StorageError"}
 
 
 # Spaces -------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def test_the_journal_gives_records_back(study: StudyConfig, tmp_path: Path) -> N
         ended=110.0,
         seconds=9.5,
         epochs=3,
-        ticket=tmp_path / "ticket",
+        ticket=tmp_path / "tickets" / "trial_0",
     )
     before.tell(completed)
     failed = replace(asked(before), state="failed", reason="boom", metrics={"epoch": math.nan})
