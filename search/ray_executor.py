@@ -146,6 +146,24 @@ class LedgerScheduler(_Part, FIFOScheduler):
         with self._keeping_error():
             text = Path(trial.error_file).read_text(encoding="utf-8")
             self._ledger.fail(trial.config["number"], text)
+        self._forget(trial)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Its last report came before."""
+        self._forget(trial)
+
+    def _forget(self, trial: Any) -> None:
+        """Drop what Ray keeps until its end of every trial: the job, the last report, statistics.
+
+        The ledger has all that counts; without this the driver grows by tens of KB with each trial.
+        """
+        self._last_sign.pop(trial.trial_id, None)
+        trial.config = {"number": trial.config["number"]}
+        trial.evaluated_params = {}
+        trial._default_result_or_future = None  # what a worker sent when it began, unread
+        trial.run_metadata.last_result = {}
+        trial.run_metadata.metric_analysis = {}
+        trial.run_metadata.metric_n_steps = {}
 
 
 def run_ray(ledger: Ledger, factory: TrialFactory, *, address: str | None = None) -> None:

@@ -26,9 +26,10 @@ _GOOD_ON_ONE, _GOOD_ON_SEVERAL = 0.1, 0.25
 class Tpe(TPESampler):
     """Proposes what is likely among good trials and unlikely among bad ones.
 
-    The parameters of a group are modelled jointly, from the trials that have them; groups
-    independently of each other (Bergstra et al. 2011; Falkner et al. 2018; for several objectives
-    Ozaki et al. 2022). Until `startup_trials` have completed or been stopped, `start` proposes.
+    Groups of parameters are modelled independently of each other, each from the trials that have
+    it, and the parameters of one jointly: by default a group is one parameter (Bergstra et al.
+    2011), with `multivariate` those of a branch (Falkner et al. 2018); for several objectives
+    Ozaki et al. 2022. Until `startup_trials` have completed or been stopped, `start` proposes.
     """
 
     def __init__(

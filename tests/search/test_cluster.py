@@ -20,7 +20,7 @@ from placed_trials import Place, places
 from search.storage import Storage
 
 __all__ = ["object_store"]
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(300)]
 
 DRIVER = """
 import json, sys

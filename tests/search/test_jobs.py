@@ -18,7 +18,7 @@ from analysis import load_front
 from search.jobs import submit_search
 from spaces import ConfigError, StudyConfig
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(300)]
 COMMAND = "import sys; from search.cli import main; sys.argv[0] = 'goldenticket'; main()"
 
 

@@ -164,7 +164,7 @@ _SLURM = {
 }
 
 
-@pytest.mark.cluster
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_slurm_script_runs_a_search_on_one_node_in_a_world_of_its_own(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from mlflow.tracking import MlflowClient
 from toy_trials import ToyFactory, toy_study
 
 from search import Observer, StudyResult, TrialRecord, run_study
+from search.ray_executor import LedgerScheduler
 from search.run import SearchHalted
 from spaces import ConfigError, StudyConfig
 
@@ -178,6 +179,24 @@ def test_trials_are_stopped_at_rungs_and_workers_are_used_again(tmp_path: Path, 
     assert all(r.epochs in (1, 2, 4) for r in result.records if r.state == "stopped")
     gaps = sorted(later - earlier for earlier, later in itertools.pairwise(ended))
     assert gaps[len(gaps) // 2] < 0.6, "a new process takes seconds; a trial handed on does not"
+
+
+def test_ray_keeps_little_of_a_trial_that_has_ended(
+    tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds on to each until the search ends, which may be after thousands."""
+    ended, forget = [], LedgerScheduler._forget
+    monkeypatch.setattr(
+        LedgerScheduler, "_forget", lambda self, t: forget(self, ended.append(t) or t)
+    )
+    faults = {1: "is killed"}
+    study = study_in(tmp_path, store, budget={"trials": 3, "epochs": 2, "retries": 0})
+    result = run_study(study, factory=ToyFactory(faults))
+    assert [record.state for record in result.records] == ["completed", "failed", "completed"]
+    assert len(ended) == 3
+    for trial in ended:
+        kept = (trial.config, trial.evaluated_params, trial.last_result, trial.metric_analysis)
+        assert len(repr(kept)) < 300
 
 
 def test_an_interrupted_search_is_closed_and_can_be_resumed(tmp_path: Path, store: str) -> None:

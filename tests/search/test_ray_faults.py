@@ -19,7 +19,7 @@ from search import Observer, TrialRecord, run_study
 from search.control import give_order
 from search.run import newest_folder
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(180)]
 HERE = Path(__file__).parent
 # Checkpoints are only written on the way out, or where a rung asks for them.
 RARELY = 3600.0
