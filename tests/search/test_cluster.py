@@ -31,7 +31,7 @@ from toy_trials import toy_study
 from search import run_study
 from spaces import ConfigError
 address, folder, changes = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
-epoch_seconds = changes.pop("epoch_seconds")
+epoch_seconds = changes.pop("epoch_seconds", 0.3)
 try:
     result = run_study(
         toy_study(folder, **changes),
@@ -53,11 +53,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, object_store: str) -> Iter
         yield cluster
 
 
-def start(
-    cluster: LocalCluster, folder: Path, *, epoch_seconds: float = 0.3, **changes: Any
-) -> "subprocess.Popen[str]":
+def start(cluster: LocalCluster, folder: Path, **changes: Any) -> "subprocess.Popen[str]":
     resources = {"concurrent": 3, **changes.pop("resources", {})}
-    text = json.dumps({"epoch_seconds": epoch_seconds, "resources": resources, **changes})
+    text = json.dumps({"resources": resources, **changes})
     return cluster.run(DRIVER, cluster.address, str(folder), text)
 
 
@@ -102,7 +100,7 @@ def test_no_node_is_large_enough_though_all_together_are(
     cluster: LocalCluster, tmp_path: Path
 ) -> None:
     impatient = "import search.ray_executor; search.ray_executor.JOINING_S = 1.0\n" + DRIVER
-    resources = json.dumps({"epoch_seconds": 0.3, "resources": {"cpus_per_trial": 2}})
+    resources = json.dumps({"resources": {"cpus_per_trial": 2}})
     driver = cluster.run(impatient, cluster.address, str(tmp_path), resources)
     refused = outcome(driver)["refused"]
     assert "resources.cpus_per_trial: 2 is more than the 1 CPUs that the largest of 4" in refused

@@ -97,7 +97,6 @@ def test_a_driver_that_is_killed_alone_takes_its_workers_with_it(
     result = run_study(study, factory=factory, resume=True)
     assert [(record.state, record.epochs) for record in result.records] == [("completed", 8)] * 4
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in orphans))
-    assert not orphans & set(ToyFactory(diary=tmp_path).pids() - orphans)
     assert len(epochs(tmp_path)) == 32
 
 
