@@ -1,4 +1,4 @@
-"""The `goldenticket` command: search, pause, stop, front, export, verify, graft, space.
+"""The `goldenticket` command: all verbs, `search` itself, and how errors end it.
 
 Results go to standard output, progress and messages to standard error. Exit status: 0 done, 1 the
 job failed, 2 the input is wrong. Heavy libraries are imported by the verb that needs them, so that
@@ -7,27 +7,24 @@ job failed, 2 the input is wrong. Heavy libraries are imported by the verb that 
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shlex
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
 from search.cli_cluster import cluster_app, search_as_job
 from search.cli_control import pause, stop
+from search.cli_front import RULES, TrackingUri, export, front, print_front
 from search.cli_space import StudyFile, space_app
-from search.cli_verify import TicketFolder, verify
-from search.display import stdout as _stdout
+from search.cli_ticket import graft, verify
+from search.display import certificate_table, front_table, stdout
 from spaces import ConfigError, StudyConfig
 from spaces.running import TrackingConfig
-
-if TYPE_CHECKING:
-    from analysis import Front
 
 app = typer.Typer(
     name="goldenticket",
@@ -41,20 +38,6 @@ app.add_typer(space_app, name="space")
 app.add_typer(cluster_app, name="cluster")
 _LEAST_S = 600.0
 """Seconds that a search may take to certify its best ticket, or more if its trials took long."""
-RULES = "verified, natural, smallest or knee"
-
-StudyName = Annotated[
-    str, typer.Argument(metavar="STUDY", help="A study's name in the tracking store, or its file.")
-]
-TrackingUri = Annotated[
-    str | None,
-    typer.Option(help="MLflow address. [default: the study file's, else sqlite:///mlflow.db]"),
-]
-Where = Annotated[
-    list[str] | None,
-    typer.Option(help='A constraint such as "verified_accuracy >= 0.8"; may be repeated.'),
-]
-Best = Annotated[str | None, typer.Option(help=f"Choose one trial by a rule: {RULES}.")]
 
 
 class JobFailed(RuntimeError):
@@ -142,100 +125,8 @@ def search(
     _export_best(study, best, output, max(_LEAST_S, certification_budget(result.records)))
 
 
-@app.command()
-def front(
-    study: StudyName,
-    where: Where = None,
-    objectives: Annotated[
-        str | None, typer.Option(help="Metrics separated by commas, instead of the study's.")
-    ] = None,
-    best: Best = None,
-    format: Annotated[
-        Literal["table", "json", "csv"], typer.Option(help="How to print it.")
-    ] = "table",
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw it too, as FILE.png or FILE.html.")
-    ] = None,
-    tracking_uri: TrackingUri = None,
-) -> None:
-    """Show the Pareto front of a study, or the one trial that a rule picks."""
-    from analysis import load_front, plot_front  # noqa: PLC0415
-    from analysis.front import check_rule  # noqa: PLC0415
-
-    if best is not None:
-        check_rule(best)
-    names = None if objectives is None else [name.strip() for name in objectives.split(",")]
-    found = load_front(study, tracking_uri=tracking_uri, where=where or (), objectives=names)
-    shown = found if best is None else dataclasses.replace(found, members=(found.best(best),))
-    if plot is not None:
-        print(f"drawn: {plot_front(found, plot)}", file=sys.stderr)
-    _print_front(shown, format)
-
-
-@app.command()
-def export(
-    study: StudyName,
-    to: Annotated[Path, typer.Option(help="Folder to write; may replace an older ticket.")],
-    run: Annotated[str | None, typer.Option(help="Run id of a trial, or its beginning.")] = None,
-    best: Best = None,
-    where: Where = None,
-    onnx: Annotated[bool, typer.Option(help="Write model.onnx, checked against PyTorch.")] = True,
-    tracking_uri: TrackingUri = None,
-) -> None:
-    """Write the ticket of one trial: manifest, weights, masks and ONNX model."""
-    from analysis import export_ticket  # noqa: PLC0415
-
-    folder = export_ticket(
-        study, to, run=run, best=best, where=where or (), tracking_uri=tracking_uri, onnx=onnx
-    )
-    print(f"next: goldenticket verify {shlex.quote(str(folder))}", file=sys.stderr)
-    print(folder)
-
-
-app.command()(verify)
-app.command()(pause)
-app.command()(stop)
-
-
-@app.command()
-def graft(
-    ticket: TicketFolder,
-    fraction: Annotated[
-        float, typer.Option(help="Share of the ReLUs to replace by learned lines, in [0, 1].")
-    ],
-    epochs: Annotated[int, typer.Option(help="Epochs of training with the lines.")],
-    to: Annotated[Path, typer.Option(help="Folder to write; may replace an older ticket.")],
-    significance: Annotated[
-        Literal["activation", "gradient"], typer.Option(help="What tells units that matter little.")
-    ] = "gradient",
-    granularity: Annotated[
-        Literal["neuron", "channel"], typer.Option(help="What is replaced as a whole.")
-    ] = "neuron",
-    lr: Annotated[
-        float | None, typer.Option(help="First learning rate. [default: a fifth of the ticket's]")
-    ] = None,
-    onnx: Annotated[bool, typer.Option(help="Write model.onnx, checked against PyTorch.")] = True,
-    format: Annotated[Literal["table", "json"], typer.Option(help="How to print it.")] = "table",
-) -> None:
-    """Replace unstable ReLUs of a ticket by learned lines, train on, and write a new ticket."""
-    from analysis import graft_ticket  # noqa: PLC0415
-    from search.display import graft_table  # noqa: PLC0415
-
-    report = graft_ticket(
-        ticket,
-        to,
-        fraction=fraction,
-        epochs=epochs,
-        lr=lr,
-        onnx=onnx,
-        significance=significance,
-        granularity=granularity,
-    )
-    print(f"next: goldenticket verify {shlex.quote(str(to))}", file=sys.stderr)
-    if format == "json":
-        print(report.to_json())
-    else:
-        _stdout().print(graft_table(report))
+for verb in (pause, stop, front, export, verify, graft):
+    app.command()(verb)
 
 
 def main() -> None:
@@ -291,7 +182,6 @@ def _overridden(
 def _export_best(study: StudyConfig, rule: str, output: Path, budget_s: float) -> None:
     """Print the front of a finished search, export its best ticket and verify it in time."""
     from analysis import FrontError, export_ticket, load_front, verify_ticket  # noqa: PLC0415
-    from search.display import certificate_table, front_table  # noqa: PLC0415
 
     uri, objectives = study.tracking.uri, study.objectives
     try:
@@ -300,14 +190,14 @@ def _export_best(study: StudyConfig, rule: str, output: Path, budget_s: float) -
         )
     except FrontError as error:
         print("No trial satisfies the study's constraints; without them:")
-        _print_front(load_front(study.name, tracking_uri=uri, objectives=objectives), "table")
+        print_front(load_front(study.name, tracking_uri=uri, objectives=objectives), "table")
         raise JobFailed(f"no ticket is exported: {error}") from error
-    stdout = _stdout()
-    stdout.print(front_table(found))
+    out = stdout()
+    out.print(front_table(found))
     trial = found.best(rule)
     folder = export_ticket(trial, output / study.name)
     print(f"\nBest by rule '{rule}': trial {trial.number}, exported to {folder}\n")
-    stdout.print(certificate_table(verify_ticket(folder, budget_s=budget_s)))
+    out.print(certificate_table(verify_ticket(folder, budget_s=budget_s)))
     print(f"\n{_next_steps(study, folder)}")
 
 
@@ -331,17 +221,6 @@ def _resuming() -> str:
 def _as_typed() -> str:
     """What stands before a command that this person can paste: `uv run` says that it was used."""
     return "uv run " if "UV" in os.environ else ""
-
-
-def _print_front(found: Front, format: str) -> None:
-    from search.display import front_table  # noqa: PLC0415
-
-    if format == "json":
-        print(found.to_json())
-    elif format == "csv":
-        print(found.to_csv(), end="")
-    else:
-        _stdout().print(front_table(found))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""`goldenticket verify`: options, and what is printed."""
+"""`goldenticket verify` and `graft`: what is done with an exported ticket."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from search.display import certificate_report, stdout
+from search.display import certificate_report, graft_table, stdout
 from spaces import ConfigError
 
 TicketFolder = Annotated[Path, typer.Argument(metavar="TICKET_DIR", help="An exported ticket.")]
@@ -91,3 +92,42 @@ def verify(
         print(certificate.to_json())
     else:
         stdout().print(certificate_report(certificate))
+
+
+def graft(
+    ticket: TicketFolder,
+    fraction: Annotated[
+        float, typer.Option(help="Share of the ReLUs to replace by learned lines, in [0, 1].")
+    ],
+    epochs: Annotated[int, typer.Option(help="Epochs of training with the lines.")],
+    to: Annotated[Path, typer.Option(help="Folder to write; may replace an older ticket.")],
+    significance: Annotated[
+        Literal["activation", "gradient"], typer.Option(help="What tells units that matter little.")
+    ] = "gradient",
+    granularity: Annotated[
+        Literal["neuron", "channel"], typer.Option(help="What is replaced as a whole.")
+    ] = "neuron",
+    lr: Annotated[
+        float | None, typer.Option(help="First learning rate. [default: a fifth of the ticket's]")
+    ] = None,
+    onnx: Annotated[bool, typer.Option(help="Write model.onnx, checked against PyTorch.")] = True,
+    format: Annotated[Literal["table", "json"], typer.Option(help="How to print it.")] = "table",
+) -> None:
+    """Replace unstable ReLUs of a ticket by learned lines, train on, and write a new ticket."""
+    from analysis import graft_ticket  # noqa: PLC0415
+
+    report = graft_ticket(
+        ticket,
+        to,
+        fraction=fraction,
+        epochs=epochs,
+        lr=lr,
+        onnx=onnx,
+        significance=significance,
+        granularity=granularity,
+    )
+    print(f"next: goldenticket verify {shlex.quote(str(to))}", file=sys.stderr)
+    if format == "json":
+        print(report.to_json())
+    else:
+        stdout().print(graft_table(report))
