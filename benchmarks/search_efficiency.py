@@ -29,8 +29,9 @@ from rows import RESULTS, read, work
 from search_efficiency_report import draw, report
 from stopping import Knowing, Own, RaysAsha, SyneTune, never
 
-from search.rungs import build_rule
+from search.rungs import StoppingRule, build_rule
 from search.samplers import build_sampler
+from search.tpe import Rungs
 from spaces import StudyConfig
 from spaces.sampler import TpeConfig
 from spaces.scheduler import MoashaConfig
@@ -39,6 +40,7 @@ PATH = RESULTS / "search_efficiency.csv"
 FIGURE = RESULTS.parents[1] / "docs" / "images" / "search-efficiency.png"
 EPOCHS, BUDGET = 27, 2700
 RUNGS = (3, 3, EPOCHS)
+Search = tuple[Proposer, Rule]
 COLUMNS = ("variant", "seed", "trials", "completed", "seconds", "steps")
 
 
@@ -71,39 +73,54 @@ def at_random(seed: int) -> Asked:
     return Asked(table(), study(), RandomSampler(seed=seed))
 
 
-def by_tpe(seed: int) -> Asked:
+def by_tpe(seed: int, rungs: Rungs | None = None) -> Asked:
     """Proposals of goldenticket's own sampler."""
-    return Asked(table(), study(), build_sampler(goldenticket(seed)))
+    return Asked(table(), study(), build_sampler(goldenticket(seed), rungs=rungs))
 
 
-def own_rule(**settings: Any) -> Own:
+def own_rule(**settings: Any) -> StoppingRule:
     """The rule of goldenticket."""
     rule = build_rule(goldenticket(0, **settings))
     assert rule is not None
-    return Own(rule)
+    return rule
 
 
-def knowing(asked: Asked) -> Knowing:
-    """The rule that knows the end."""
-    return Knowing(asked.trainings.__getitem__, scale(), RUNGS[0])
+def ours(seed: int, **settings: Any) -> Search:
+    """goldenticket: the sampler reads the rungs of the rule."""
+    rule = own_rule(**settings)
+    return by_tpe(seed, rule), Own(rule)
 
 
-VARIANTS: dict[str, tuple[Callable[[int], Proposer], Callable[[Any], Rule]]] = {
-    "random": (at_random, lambda _: never),
-    "optunasearch": (lambda seed: RaysOptunaSearch(table(), study(), seed), lambda _: never),
-    "random + asha on rung_score": (
-        at_random, lambda _: RaysAsha(lambda m: m["rung_score"], RUNGS)
+def knowing(asked: Asked) -> Search:
+    """Proposals with the rule that knows the end."""
+    return asked, Knowing(asked.trainings.__getitem__, scale(), RUNGS[0])
+
+
+def on_rung_score(metrics: Metrics) -> float:
+    """What stock ASHA is given."""
+    return metrics["rung_score"]
+
+
+def losses(metrics: Metrics) -> list[float]:
+    """What Syne Tune is given."""
+    return [1 - share for share in shares(metrics)]
+
+
+VARIANTS: dict[str, Callable[[int], Search]] = {
+    "random": lambda seed: (at_random(seed), never),
+    "optunasearch": lambda seed: (RaysOptunaSearch(table(), study(), seed), never),
+    "random + asha on rung_score": lambda seed: (at_random(seed), RaysAsha(on_rung_score, RUNGS)),
+    "random + asha on a sum": lambda seed: (
+        at_random(seed), RaysAsha(lambda metrics: sum(shares(metrics)), RUNGS)
     ),
-    "random + asha on a sum": (at_random, lambda _: RaysAsha(lambda m: sum(shares(m)), RUNGS)),
-    "random + syne moasha": (
-        at_random, lambda _: SyneTune(lambda m: [1 - share for share in shares(m)], RUNGS)
-    ),
-    "random + moasha": (at_random, lambda _: own_rule()),
-    "tpe": (by_tpe, lambda _: never),
-    "tpe + moasha": (by_tpe, lambda _: own_rule()),
-    "tpe + moasha promotion": (by_tpe, lambda _: own_rule(variant="promotion")),
-    "random + knowing": (at_random, knowing),
-    "tpe + knowing": (by_tpe, knowing),
+    "random + syne moasha": lambda seed: (at_random(seed), SyneTune(losses, RUNGS)),
+    "random + moasha": lambda seed: (at_random(seed), Own(own_rule())),
+    "tpe": lambda seed: (by_tpe(seed), never),
+    "tpe, no rungs + moasha": lambda seed: (by_tpe(seed), Own(own_rule())),
+    "tpe + moasha": ours,
+    "tpe + moasha promotion": lambda seed: ours(seed, variant="promotion"),
+    "random + knowing": lambda seed: knowing(at_random(seed)),
+    "tpe + knowing": lambda seed: knowing(by_tpe(seed)),
 }  # fmt: skip
 """By name: what proposes, and what stops."""
 
@@ -111,9 +128,7 @@ VARIANTS: dict[str, tuple[Callable[[int], Proposer], Callable[[Any], Rule]]] = {
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Replay one search: a row of the results."""
     variant, seed = job["variant"], job["seed"]
-    proposes, stops = VARIANTS[variant]
-    proposer = proposes(seed)
-    rule = stops(proposer)
+    proposer, rule = VARIANTS[variant](seed)
     promoted = rule.promoted if isinstance(rule, Own) else None
     ended = replay(proposer, rule, promoted=promoted, max_epochs=BUDGET)
     if isinstance(rule, SyneTune):

@@ -15,7 +15,6 @@ from dataclasses import replace
 
 from search.control import Order, read_order
 from search.records import INTERRUPTED, Observer, SearchRun, TrialRecord, TrialState
-from search.rungs import build_rule
 from search.sampling import Sampling
 from search.trial import Report, TrialJob
 
@@ -43,10 +42,7 @@ class Ledger:
         self._sampling = sampling
         self._observers = tuple(observers)
         self._records = {record.number: record for record in sampling.history()}
-        self._rule = build_rule(run.study)
-        if self._rule is not None:
-            for number, epoch, view in sampling.rung_views():
-                self._rule.record(number, epoch, view)
+        self._rule = sampling.rule
         self._waiting = deque(r.number for r in self.records if r.state == "interrupted")
         self._opened = time.time()
 

@@ -82,6 +82,21 @@ class StoppingRule(ABC):
                 return best
         return None
 
+    def judged(self) -> set[int]:
+        """The trials that have reached a rung."""
+        return {number for views in self._views.values() for number in views}
+
+    def leaders(self, least: int, share: float) -> list[int]:
+        """The best share at the highest rung that `least` trials have reached; none if none has."""
+        for rung in sorted(self._views, key=lambda rung: -rung[1]):
+            num_reached = len(self._views[rung])
+            if num_reached >= least:
+                places = self._places(rung, list(self._views[rung]))
+                finite = [number for number in places if places[number] < num_reached]
+                finite.sort(key=lambda number: (places[number], number))
+                return finite[: math.ceil(share * num_reached)]
+        return []
+
     def state(self) -> dict[tuple[int, int], dict[int, tuple[float, ...]]]:
         """What was reported at each rung (bracket, epoch), by trial."""
         return {rung: dict(views) for rung, views in self._views.items()}

@@ -24,15 +24,20 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler
 from optuna.trial import FrozenTrial
 
 from search.genetic import Nsga2, Nsga3
-from search.tpe import Tpe
+from search.tpe import Rungs, Tpe
 from spaces.holes import Choice, Hole
 from spaces.sampler import GpConfig, Nsga2Config, Nsga3Config, QmcConfig, TpeConfig
 from spaces.space import SearchSpace
 from spaces.study import StudyConfig
 
 
-def build_sampler(study: StudyConfig, num_known: int = 0) -> BaseSampler:
-    """The sampler that the study names; its random stream depends on seed and trials so far."""
+def build_sampler(
+    study: StudyConfig, num_known: int = 0, rungs: Rungs | None = None
+) -> BaseSampler:
+    """The sampler that the study names; its random stream depends on seed and trials so far.
+
+    `rungs` is what early stopping knows, for those that can make use of it.
+    """
     # Else a resumed search would draw its first parameters once more.
     seed = int(np.random.SeedSequence([study.seed, num_known]).generate_state(1)[0])
     config, space = study.sampler, study.search_space()
@@ -43,7 +48,7 @@ def build_sampler(study: StudyConfig, num_known: int = 0) -> BaseSampler:
         start = Sobol(space, study.seed) if is_even else RandomSampler(seed=seed)
         if isinstance(config, TpeConfig):
             found = groups(space, jointly=config.multivariate)
-            return Tpe(found, start, config.startup_trials, seed)
+            return Tpe(found, start, config.startup_trials, seed, rungs)
         return GPSampler(
             seed=seed,
             independent_sampler=start,

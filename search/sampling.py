@@ -6,7 +6,7 @@ Everything that a resumed search needs is in the journal: parameters, records an
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from search.journal import JournalFile
 from search.known_trials import EARLIER_RUN
 from search.records import INTERRUPTED, TrialRecord
+from search.rungs import StoppingRule, build_rule
 from search.samplers import build_sampler
 from search.warm_start import Earlier, add_earlier
 from spaces.holes import Scalar
@@ -52,7 +53,13 @@ class Sampling:
         known = self.optuna_study.get_trials(deepcopy=False)
         num_known = len(known)
         self._num_earlier = sum(EARLIER_RUN in trial.user_attrs for trial in known)
-        self.optuna_study.sampler = build_sampler(study, num_known)
+        self.rule = build_rule(study)
+        """Early stopping, with all that trials have reported at rungs so far."""
+        if self.rule is not None:
+            for number, epoch, view in self.rung_views():
+                self.rule.record(number, epoch, view)
+        rungs = None if self.rule is None else _OwnTrials(self.rule, self._num_earlier)
+        self.optuna_study.sampler = build_sampler(study, num_known, rungs)
 
     def ask(self) -> tuple[int, dict[str, Scalar]]:
         """Number and parameters of a new trial."""
@@ -136,6 +143,20 @@ class Sampling:
         return TrialRecord(
             self._number(trial), params, config, started, state="interrupted", reason=INTERRUPTED
         )
+
+
+@dataclass(frozen=True)
+class _OwnTrials:
+    """What a rule knows of a search's own trials, by Optuna's numbers."""
+
+    rule: StoppingRule
+    num_earlier: int
+
+    def judged(self) -> set[int]:
+        return {number + self.num_earlier for number in self.rule.judged()}
+
+    def leaders(self, least: int, share: float) -> list[int]:
+        return [number + self.num_earlier for number in self.rule.leaders(least, share)]
 
 
 def _to_json(record: TrialRecord) -> dict[str, Any]:

@@ -2,14 +2,14 @@
 
 Optuna's own sampler is the model; three things are different. It draws the branches of a space that
 a trial takes and no others, it divides trials into good and bad ones once per trial instead of once
-per branch, and it knows how to place trials that were stopped early.
+per branch, and it knows what to make of trials that were stopped early, and of rungs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol
 
 from optuna import Study
 from optuna.distributions import BaseDistribution
@@ -21,6 +21,18 @@ Group = Mapping[str, BaseDistribution]
 _KNOWN = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 _GOOD_ON_ONE, _GOOD_ON_SEVERAL = 0.1, 0.25
 """Shares of the completed trials. A tenth is less than a front holds, until hundreds are known."""
+_ENOUGH = 5
+"""Completed trials from which a model can be made; until then a rung has more to tell."""
+
+
+class Rungs(Protocol):
+    """What early stopping knows of trials, by their numbers."""
+
+    def judged(self) -> Collection[int]:
+        """Those that have reached a rung."""
+
+    def leaders(self, least: int, share: float) -> Collection[int]:
+        """The best share at the highest rung that at least so many have reached."""
 
 
 class Tpe(TPESampler):
@@ -29,15 +41,23 @@ class Tpe(TPESampler):
     Groups of parameters are modelled independently of each other, each from the trials that have
     it, and the parameters of one jointly: by default a group is one parameter (Bergstra et al.
     2011), with `multivariate` those of a branch (Falkner et al. 2018); for several objectives
-    Ozaki et al. 2022. Until `startup_trials` have completed or been stopped, `start` proposes.
+    Ozaki et al. 2022. Until `startup_trials` have ended or reached a rung, `start` proposes. While
+    fewer than five have completed, what is good is read from the highest rung that five have
+    reached (Falkner et al. 2018, section 4.1).
     """
 
     def __init__(
-        self, groups: Sequence[Group], start: BaseSampler, startup_trials: int, seed: int
+        self,
+        groups: Sequence[Group],
+        start: BaseSampler,
+        startup_trials: int,
+        seed: int,
+        rungs: Rungs | None = None,
     ) -> None:
         super().__init__(n_startup_trials=startup_trials, multivariate=False, seed=seed)
         self._random_sampler = start  # type: ignore[assignment]
         self._groups = {name: dict(group) for group in groups for name in group}
+        self._rungs = rungs
         self._drawn: dict[str, Any] = {}
         self._halves: tuple[list[FrozenTrial], list[FrozenTrial]] | None = None
 
@@ -57,8 +77,7 @@ class Tpe(TPESampler):
         if self._halves is None:
             known = study._get_trials(deepcopy=False, states=_KNOWN, use_cache=False)
             known = [other for other in known if other.number != trial.number]
-            ended = [other for other in known if other.state != TrialState.RUNNING]
-            if len(ended) < self._n_startup_trials:
+            if self._num_judged(known) < self._n_startup_trials:
                 return self._random_sampler.sample_independent(
                     study, trial, param_name, param_distribution
                 )
@@ -70,20 +89,19 @@ class Tpe(TPESampler):
     def divide(
         self, study: Study, trials: Sequence[FrozenTrial]
     ) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
-        """Good and bad trials: of the completed ones a share is good, the feasible ones first."""
+        """Good and bad trials: a share of the completed ones, or of those at a rung, is good."""
         completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-        feasible = [trial for trial in completed if violation(trial) == 0.0]
         share = _GOOD_ON_ONE if len(study.directions) == 1 else _GOOD_ON_SEVERAL
-        num_good = math.ceil(share * len(completed))
-        good, _ = _split_complete_trials(feasible, study, num_good)
-        if len(good) < num_good:
-            others = sorted((t for t in completed if violation(t) > 0.0), key=violation)
-            good += others[: num_good - len(good)]
-        numbers = {trial.number for trial in good}
-        return (
-            sorted(good, key=lambda trial: trial.number),
-            [trial for trial in trials if trial.number not in numbers],
-        )
+        numbers: Collection[int] = ()
+        if self._rungs is not None and len(completed) < _ENOUGH:
+            numbers = self._rungs.leaders(_ENOUGH, share)
+        numbers = numbers or _best(study, completed, math.ceil(share * len(completed)))
+        good = [trial for trial in trials if trial.number in numbers]
+        return good, [trial for trial in trials if trial.number not in numbers]
+
+    def _num_judged(self, trials: Sequence[FrozenTrial]) -> int:
+        judged = self._rungs.judged() if self._rungs is not None else ()
+        return sum(t.state != TrialState.RUNNING or t.number in judged for t in trials)
 
     def _sample(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -97,6 +115,14 @@ class Tpe(TPESampler):
         merits = self._compute_acquisition_func(candidates, good, bad)
         best = self._compare(candidates, merits)
         return {name: search_space[name].to_external_repr(value) for name, value in best.items()}
+
+
+def _best(study: Study, completed: Sequence[FrozenTrial], count: int) -> set[int]:
+    """Numbers of the best completed trials, the feasible ones first."""
+    feasible = [trial for trial in completed if violation(trial) == 0.0]
+    best, _ = _split_complete_trials(feasible, study, count)
+    others = sorted((trial for trial in completed if violation(trial) > 0.0), key=violation)
+    return {trial.number for trial in [*best, *others[: max(0, count - len(best))]]}
 
 
 def violation(trial: FrozenTrial) -> float:

@@ -52,6 +52,28 @@ def test_a_rung_is_decided_once_and_late_arrivals_count_for_the_highest_rung_rea
     assert not goes_on(rungs, 2, 2, 0.5)
 
 
+def test_leaders_are_the_best_share_at_the_highest_rung_with_enough_trials() -> None:
+    rungs = Asha(1, 2, 8)
+    assert rungs.leaders(1, 0.5) == []
+    assert rungs.judged() == set()
+    for trial, score in enumerate((0.1, 0.5, 0.3, 0.5, 0.2)):
+        rungs.record(trial, 1, (score,))
+    rungs.record(0, 2, (0.9,))
+    rungs.record(2, 2, (0.8,))
+    assert rungs.judged() == {0, 1, 2, 3, 4}
+    assert rungs.leaders(6, 0.5) == []
+    assert rungs.leaders(5, 0.25) == [1, 3]  # two of five, equal scores by number
+    assert rungs.leaders(3, 0.5) == [1, 3, 2]
+    assert rungs.leaders(2, 0.5) == [0]
+
+
+def test_a_score_that_is_not_finite_never_leads() -> None:
+    rungs = Asha(1, 2, 8)
+    for trial, score in enumerate((math.nan, math.inf, 0.1)):
+        rungs.record(trial, 1, (score,))
+    assert rungs.leaders(3, 1.0) == [2]
+
+
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
 def test_a_score_that_is_not_finite_never_goes_on_and_beats_nobody(score: float) -> None:
     rungs = Asha(1, 2, 8)

@@ -10,6 +10,7 @@ from toy_trials import toy_study
 
 from search.records import TrialRecord
 from search.sampling import JOURNAL, Sampling
+from search.tpe import Tpe
 from spaces import StudyConfig
 
 METRICS = {"natural_accuracy": 0.9, "verified_accuracy": 0.7, "inference_flops": 1e6}
@@ -18,6 +19,13 @@ METRICS = {"natural_accuracy": 0.9, "verified_accuracy": 0.7, "inference_flops":
 def asked(sampling: Sampling) -> TrialRecord:
     number, params = sampling.ask()
     return TrialRecord(number, params, sampling.space.decode(params), started=100.0)
+
+
+def good(sampling: Sampling) -> list[int]:
+    """Numbers, in the study, of the trials that its TPE would now take for good."""
+    sampler, study = sampling.optuna_study.sampler, sampling.optuna_study
+    assert isinstance(sampler, Tpe)
+    return [trial.number for trial in sampler.divide(study, study.trials)[0]]
 
 
 @pytest.fixture
@@ -114,6 +122,18 @@ def test_rung_views_outlive_the_process(study: StudyConfig, tmp_path: Path) -> N
     assert views[0] == (0, 3, (0.25, 7.0))
     assert views[1][:2] == (0, 9)
     assert math.isnan(views[1][2][0])
+
+
+def test_the_sampler_reads_the_rungs_after_a_resumption_too(tmp_path: Path) -> None:
+    study = toy_study(
+        tmp_path, sampler={"name": "tpe"}, scheduler={"name": "asha", "grace_epochs": 1}
+    )
+    before = Sampling(study, tmp_path)
+    for score in (0.1, 0.5, 0.3, 0.4, 0.2):
+        record = asked(before)
+        before.note_rung(record.number, 1, (score,))
+        before.tell(replace(record, state="stopped"))
+    assert good(Sampling(study, tmp_path)) == [1, 3]
 
 
 def test_a_half_written_last_line_is_dropped(study: StudyConfig, tmp_path: Path) -> None:

@@ -1,18 +1,32 @@
 """Which trials count as good, and which as bad."""
 
+from collections.abc import Collection
+from typing import Any
+
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.tpe import Tpe
+from search.tpe import Rungs, Tpe
 
 X = {"x": FloatDistribution(0.0, 1.0)}
 
 
 def tpe(startup_trials: int = 0) -> Tpe:
     return Tpe([X], RandomSampler(seed=0), startup_trials, seed=0)
+
+
+class Constant(RandomSampler):
+    """Proposes one value."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self._value = value
+
+    def sample_independent(self, *_: Any) -> float:
+        return self._value
 
 
 def ended(x: float, *values: float, violated: float | None = None) -> FrozenTrial:
@@ -25,10 +39,13 @@ def ended(x: float, *values: float, violated: float | None = None) -> FrozenTria
     )
 
 
-def divided(*trials: FrozenTrial, objectives: int = 2) -> tuple[list[float], list[float]]:
+def divided(
+    *trials: FrozenTrial, objectives: int = 2, rungs: Rungs | None = None
+) -> tuple[list[float], list[float]]:
     study = optuna.create_study(directions=["maximize"] * objectives)
     study.add_trials(trials)
-    good, bad = tpe().divide(study, study.get_trials())
+    sampler = Tpe([X], RandomSampler(seed=0), 0, seed=0, rungs=rungs)
+    good, bad = sampler.divide(study, study.get_trials())
     return [t.params["x"] for t in good], [t.params["x"] for t in bad]
 
 
@@ -58,6 +75,44 @@ def test_feasible_trials_are_good_first_then_those_that_violate_least() -> None:
     feasible = [ended(0.1, 0.0, 0.0, violated=-1.0)]
     infeasible = [ended(0.5 + k / 100, 9.0, 9.0, violated=1.0 + k) for k in range(7)]
     assert divided(*feasible, *infeasible)[0] == [0.1, 0.5]
+
+
+class Told:
+    """Rungs whose leaders are given."""
+
+    def __init__(self, *leaders: int, judged: Collection[int] = ()) -> None:
+        self._leaders, self._judged = leaders, judged
+
+    def judged(self) -> Collection[int]:
+        return self._judged
+
+    def leaders(self, least: int, share: float) -> Collection[int]:
+        assert (least, share) == (5, 0.25)
+        return self._leaders
+
+
+def test_while_few_have_completed_those_that_lead_at_a_rung_are_good() -> None:
+    completed = [ended(k / 10, float(k), float(k)) for k in range(5)]
+    stopped = [ended(0.9), ended(0.8)]
+    assert divided(*completed[:4], *stopped, rungs=Told(1, 5))[0] == [0.1, 0.8]
+    assert divided(*completed, *stopped, rungs=Told(1, 5))[0] == [0.3, 0.4]
+
+
+def test_while_no_rung_has_enough_trials_the_completed_ones_count() -> None:
+    completed = [ended(0.1, 1.0, 1.0), ended(0.2, 2.0, 2.0)]
+    assert divided(*completed, rungs=Told())[0] == [0.2]
+
+
+def test_trials_that_wait_at_a_rung_count_towards_the_start() -> None:
+    def proposed(*judged: int) -> float:
+        sampler = Tpe([X], Constant(0.123), 2, seed=0, rungs=Told(0, judged=judged))
+        study = optuna.create_study(directions=["maximize"] * 2, sampler=sampler)
+        study.add_trials([ended(0.5, 1.0, 1.0)])
+        study.ask({"x": X["x"]})  # the first one of its own runs on
+        return study.ask().suggest_float("x", 0.0, 1.0)
+
+    assert proposed() == 0.123
+    assert proposed(1) != 0.123
 
 
 @pytest.mark.parametrize("objectives", [1, 2, 3])

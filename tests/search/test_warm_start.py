@@ -21,6 +21,7 @@ from search import Observer, run_study
 from search.known_trials import KnownTrials, Unusable
 from search.records import SearchRun, StudyResult, TrialRecord
 from search.sampling import Sampling
+from search.tpe import Tpe
 from search.tracking import MlflowTracker
 from search.warm_start import Earlier, read_earlier
 from spaces import ConfigError, StudyConfig
@@ -352,6 +353,19 @@ def test_rungs_and_records_have_the_searchs_own_numbers(folder: Path) -> None:
     assert (record.number, record.params, record.state) == (0, params, "interrupted")
     assert list(after.rung_views()) == [(0, 1, (0.5,))]
     assert after.ask()[0] == 1
+
+
+def test_rungs_tell_the_sampler_of_the_searchs_own_trials(folder: Path) -> None:
+    earlier(folder, {}, {})
+    study = new_study(folder, scheduler={"name": "asha", "grace_epochs": 1})
+    before = Sampling(study, folder)
+    for score in (0.1, 0.5, 0.3, 0.4, 0.2):
+        before.note_rung(before.ask()[0], 1, (score,))
+    after = Sampling(study, folder).optuna_study
+    assert isinstance(after.sampler, Tpe)
+    good, bad = after.sampler.divide(after, after.trials)
+    assert [trial.number for trial in good] == [3, 5]  # after two earlier ones
+    assert len(bad) == 5
 
 
 def test_a_search_may_start_from_earlier_searches_of_its_own_study(folder: Path) -> None:
