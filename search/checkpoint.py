@@ -12,19 +12,24 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from search.trial import TrialJob
+    from search.trial import Measurement, TrialJob
 
-_VERSION = 1
+_VERSION = 2
 
 
-def save_checkpoint(job: TrialJob, state: Mapping[str, Any]) -> None:
-    """Write the state of a job's trial, whole or not at all. OSError when there is no room."""
+def save_checkpoint(job: TrialJob, state: Mapping[str, Any], last: Measurement) -> None:
+    """Write the state of a job's trial, whole or not at all. OSError when there is no room.
+
+    `last` is what its last epoch measured: whether that report will arrive is not known yet.
+    """
     import torch  # noqa: PLC0415
 
     document = {
         "version": _VERSION,
         "config": job.config.model_dump_json(),
         "state": dict(state),
+        "metrics": dict(last.metrics),
+        "provenance": dict(last.provenance),
     }
     path = job.checkpoint
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +45,10 @@ def save_checkpoint(job: TrialJob, state: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(job: TrialJob) -> dict[str, Any] | None:
-    """The state that was saved for a job's trial; None if there is none that can be read."""
+    """What was saved of a job's trial: `state`, and `metrics` and `provenance` of its last epoch.
+
+    None if there is nothing that can be read.
+    """
     if not job.checkpoint.exists():
         return None
     import torch  # noqa: PLC0415
@@ -54,5 +62,4 @@ def load_checkpoint(job: TrialJob) -> dict[str, Any] | None:
         return None
     if document["config"] != job.config.model_dump_json():
         return None
-    state: dict[str, Any] = document["state"]
-    return state
+    return document

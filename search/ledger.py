@@ -204,6 +204,7 @@ class Ledger:
             self.run.study.storage.checkpoint_s,
             self._rule.levels if self._rule is not None and self._rule.pauses else (),
             self.run.storage,
+            record.epochs,
         )
 
     def _start(self, record: TrialRecord) -> None:

@@ -34,7 +34,8 @@ class TrialJob:
 
     Its ticket goes into the folder `ticket`. Its state is saved to the file `checkpoint` after each
     epoch in `save_at`, and after any epoch that ends `checkpoint_s` seconds or more after the last
-    save. With a `storage`, which holds the search's folder, workers put both there.
+    save. With a `storage`, which holds the search's folder, workers put both there. The driver has
+    the reports of the first `epochs` epochs.
     """
 
     number: int
@@ -44,6 +45,7 @@ class TrialJob:
     checkpoint_s: float = 30.0
     save_at: tuple[int, ...] = ()
     storage: Storage | None = None
+    epochs: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class TrialRunner:
         self._factory, self._desk = factory, desk_for(job)
         self._job = self._desk.job
         self._body: TrialBody | None = None
-        self._epoch = 0
+        self._last = Measurement({"epoch": 0.0})
         self._saved = time.monotonic()
         self._worth_saving = False  # not in the middle of an epoch, not after an error or the end
 
@@ -142,14 +144,15 @@ class TrialRunner:
     def _step(self) -> Report:
         if self._body is None:
             self._body = self._begin()
+            if self._epoch > self._job.epochs and not self._body.finished:
+                return Report(self._epoch, self._last)  # it was saved, and did not arrive
         metrics: Mapping[str, float] = {}
         if not self._body.finished:  # else it was saved after its last epoch
-            measured = self._body.run_epoch()
-            metrics = measured.metrics
-            self._epoch = int(metrics["epoch"])
+            self._last = self._body.run_epoch()
+            metrics = self._last.metrics
             self._save_if_due()
             if not self._body.finished:
-                return Report(self._epoch, measured)
+                return Report(self._epoch, self._last)
         final = self._body.finish()
         if final.ticket is not None:
             final = replace(final, ticket=self._desk.keep_ticket())
@@ -159,10 +162,15 @@ class TrialRunner:
     def _begin(self) -> TrialBody:
         body = self._factory(self._job)
         self._desk.fetch_checkpoint()
-        state = load_checkpoint(self._job)
-        if state is not None:
-            body.load_state_dict(state)
+        saved = load_checkpoint(self._job)
+        if saved is not None:
+            body.load_state_dict(saved["state"])
+            self._last = Measurement(saved["metrics"], saved["provenance"])
         return body
+
+    @property
+    def _epoch(self) -> int:
+        return int(self._last.metrics["epoch"])
 
     def _save_if_due(self) -> None:
         late = time.monotonic() - self._saved >= self._job.checkpoint_s
@@ -171,7 +179,7 @@ class TrialRunner:
 
     def _save(self) -> None:
         assert self._body is not None
-        save_checkpoint(self._job, self._body.state_dict())
+        save_checkpoint(self._job, self._body.state_dict(), self._last)
         self._desk.keep_checkpoint()
         self._saved = time.monotonic()
 

@@ -206,6 +206,13 @@ class Constraint(Config):
             bound = math.nan
         if not math.isfinite(bound):
             raise ConfigError(f"{show(text)}: {show(number)} must be a finite number: {form}")
+        if metric(name).unit == _SHARE and not 0.0 <= bound <= 1.0:
+            raise ConfigError(
+                f"{show(text)}: {name} is a share, from 0 to 1: {number} of a hundred is written "
+                f"{bound / 100:g}"
+                if 1.0 < bound <= 100.0
+                else f"{show(text)}: {name} is a share, from 0 to 1"
+            )
         return cls.model_validate({"metric": name, "operator": operator, "bound": bound})
 
     @field_validator("metric")
@@ -249,6 +256,13 @@ class Constraint(Config):
         if distance == 0.0 and not self.holds(metrics):
             return math.ulp(0.0)  # on the boundary of a strict inequality
         return distance
+
+    def excludes(self, other: Constraint) -> bool:
+        """Whether no value of a metric satisfies both; False when they are on different ones."""
+        low, high = sorted((self.bound, other.bound))
+        values = ({self.metric: v} for v in (low - 1.0, low, (low + high) / 2, high, high + 1.0))
+        same = self.metric == other.metric
+        return same and not any(self.holds(value) and other.holds(value) for value in values)
 
     def _value(self, metrics: Mapping[str, float]) -> float:
         if self.metric not in metrics:

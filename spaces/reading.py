@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,14 +107,14 @@ _PLAIN_MESSAGES = {
 }
 
 
-def explain(error: ValidationError, path: str) -> list[str]:
-    """One line per pydantic error: path, value, rule."""
+def explain(error: ValidationError, path: str, raw: Any = None) -> list[str]:
+    """One line per pydantic error about the value `raw` at a path: path, value, rule."""
     lines: list[str] = []
     items = error.errors(include_url=False)
     for item in items:
         if item["type"] == "too_short" and len(items) > 1:
             continue  # pydantic leaves refused members out and then misses them
-        where = join(path, *(str(part) for part in item["loc"]))
+        where = join(path, *_keys(item["loc"], raw))
         where = f"{where}: " if where else ""
         cause = item.get("ctx", {}).get("error")
         if isinstance(cause, ConfigError):
@@ -133,6 +133,18 @@ def explain(error: ValidationError, path: str) -> list[str]:
             hint = did_you_mean(item["input"], allowed)
             lines.append(f"{where}{show(item['input'])} {message}{hint}")
     return lines
+
+
+def _keys(place: Iterable[object], raw: Any) -> Iterator[str]:
+    """The keys to a place; pydantic adds names of variants (`moasha`), which are values there."""
+    for part in place:
+        if isinstance(raw, Mapping) and part not in raw and part in raw.values():
+            continue
+        yield str(part)
+        try:
+            raw = raw[part]
+        except (KeyError, IndexError, TypeError):
+            raw = None
 
 
 def join(*parts: str) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from spaces.base import Config
+from spaces.base import Config, ConfigError
 
 
 class BudgetConfig(Config):
@@ -77,6 +78,19 @@ class StorageConfig(Config):
         min_length=1,
         description="When path is an address, the folder in which the search itself works.",
     )
+
+    @field_validator("path")
+    @classmethod
+    def _keeps_no_secret(cls, path: str) -> str:
+        # The message does not repeat the address: it may be read by others.
+        if "://" in path and "@" in urlsplit(path).netloc:
+            raise ConfigError(
+                "an address must not hold a name or a password (what is before @), since it is "
+                "written to logs and files: give credentials to the machine, by AWS_ACCESS_KEY_ID, "
+                "a profile or a role"
+            )
+        return path
+
     checkpoint_s: float = Field(
         30.0,
         ge=0.0,

@@ -140,7 +140,7 @@ class StudyConfig(Config):
     @model_validator(mode="after")
     def _parts_fit(self) -> StudyConfig:
         problems = [*self._problems_of_scheduler(), *self._problems_of_metrics()]
-        problems += _misplaced(self.space)
+        problems += [*_misplaced(self.space), *self._problems_of_fidelity()]
         if not problems:
             space = self.search_space()
             problems += [*_holes_in_data(space), *self._problems_of_methods(space)]
@@ -185,6 +185,23 @@ class StudyConfig(Config):
                 yield (
                     f"{where}: {name} is not measured: add {radius} to evaluation.radii "
                     f"(now {list(self.evaluation.radii)})"
+                )
+
+        yield from self._contradictions()
+
+    def _contradictions(self) -> Iterator[str]:
+        for index, first in enumerate(self.constraints):
+            for second in self.constraints[index + 1 :]:
+                if first.excludes(second):
+                    yield f"constraints: no trial satisfies both `{first}` and `{second}`"
+
+    def _problems_of_fidelity(self) -> Iterator[str]:
+        fidelity = self.space.get("fidelity")
+        if isinstance(fidelity, Mapping) and fidelity.get("data_start", 1.0) == 1.0:
+            if "data_full_at" in fidelity:
+                yield (
+                    "space.fidelity.data_full_at: changes nothing while all data is used from the "
+                    "start: set data_start below 1, or leave it out"
                 )
 
     def _problems_of_methods(self, space: SearchSpace) -> Iterator[str]:

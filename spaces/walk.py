@@ -46,7 +46,7 @@ class Walker:
         """Read the settings of one configuration class."""
         members: dict[str, Node] = {}
         if not isinstance(raw, Mapping):
-            self._note(path, f"{show(raw)} must be a mapping with settings of {cls.__name__}")
+            self._note(path, f"{show(raw)} must be a mapping, with {_some_keys(cls)}")
             return Part(path, cls, members)
         for key, value in raw.items():
             if key in cls.model_fields:
@@ -116,7 +116,7 @@ class Walker:
                 hint = f"; to choose, write {name}: {{choice: [{{{key}: ..., ...}}, ...]}}"
             self._note(join(where, key), rule, hint)
         else:
-            name = join(path, label or raw[key])
+            name = join(path, label or raw[key]) if self._holes else path
             return True, self.part(classes[raw[key]], raw, name, condition)
         return False, Part(path, None)
 
@@ -252,6 +252,11 @@ class Walker:
         self.problems.append(f"{self._locate(path)}: {rule}{hint}")
 
 
+def _some_keys(cls: type[Config]) -> str:
+    first = list(cls.model_fields)[:3]
+    return f"keys such as {', '.join(first)}" if first else "no keys"
+
+
 _ConfigT = TypeVar("_ConfigT", bound=Config)
 
 
@@ -264,7 +269,7 @@ def read_config(cls: type[_ConfigT], tree: Any, *, source: str | None = None) ->
     try:
         return cls.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(*explain(error, ""), source=source) from None
+        raise ConfigError(*explain(error, "", tree), source=source) from None
 
 
 def _classes_by_tag(field: FieldInfo) -> dict[str, type[Config]]:

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mlflow.entities import Run
@@ -72,13 +72,14 @@ def _artifact_location(uri: str) -> str | None:
 
 def _open_run(client: MlflowClient, experiment: str, uri: str, search: SearchRun) -> Run:
     path = search.folder / _NOTE
-    note: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
-    if note.get("uri") == uri and (known := _find_run(client, experiment, note)):
+    note = _Note.read(path)
+    if note is None:
+        # Noted before the run is made: a process may be killed, or get no answer, in between.
+        note = _Note(uuid.uuid4().hex)
+        note.write(path)
+    elif known := _find_run(client, experiment, note.search, note.runs.get(uri)):
         client.update_run(known.info.run_id, status="RUNNING")
         return known
-    # Noted before the run is made: a process may be killed, or get no answer, in between.
-    note = {"uri": uri, "search": uuid.uuid4().hex}
-    write_whole(path, (json.dumps(note) + "\n").encode())
     tags = {
         "goldenticket.study": search.study.name,
         "goldenticket.version": code_version(),
@@ -86,22 +87,38 @@ def _open_run(client: MlflowClient, experiment: str, uri: str, search: SearchRun
         "goldenticket.seed": str(search.study.seed),
         "goldenticket.executor": search.executor,
         "goldenticket.folder": str(search.folder.absolute()),
-        "goldenticket.search": note["search"],
+        "goldenticket.search": note.search,
     }
     run = client.create_run(experiment, tags=tags, run_name=search.study.name)
     client.log_artifact(run.info.run_id, str(search.folder / "study.yaml"))
-    write_whole(path, (json.dumps({**note, "run_id": run.info.run_id}) + "\n").encode())
+    note.runs[uri] = run.info.run_id
+    note.write(path)
     return run
 
 
-def _find_run(client: MlflowClient, experiment: str, note: Mapping[str, str]) -> Run | None:
-    """The run that a search has noted; None when the store does not have it."""
-    if "run_id" not in note:
-        query = f"tags.goldenticket.search = '{note['search']}'"
+@dataclass
+class _Note:
+    """What a search notes in its folder: its own identifier, and its run in each store, by URI."""
+
+    search: str
+    runs: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> _Note | None:
+        return cls(**json.loads(path.read_text())) if path.exists() else None
+
+    def write(self, path: Path) -> None:
+        write_whole(path, (json.dumps(asdict(self)) + "\n").encode())
+
+
+def _find_run(client: MlflowClient, experiment: str, search: str, run_id: str | None) -> Run | None:
+    """The run of a search; None when the store does not have it."""
+    if run_id is None:
+        query = f"tags.goldenticket.search = '{search}'"
         found: list[Run] = client.search_runs([experiment], query, max_results=1)
         return found[0] if found else None
     try:
-        return client.get_run(note["run_id"])
+        return client.get_run(run_id)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise

@@ -292,11 +292,24 @@ def test_a_search_finds_its_run_though_it_was_killed_before_it_noted_it(run: Sea
     first.on_study_start(run, [])
     note = run.folder / "tracking.json"
     known = json.loads(note.read_text())
-    del known["run_id"]
-    note.write_text(json.dumps(known))
+    note.write_text(json.dumps({**known, "runs": {}}))
     second = MlflowTracker(run.study.tracking.uri)
     second.on_study_start(run, [])
     assert second.run_id == first.run_id
+
+
+def test_a_search_that_returns_to_an_earlier_store_finds_its_runs_there(
+    run: SearchRun, store: str, tmp_path: Path
+) -> None:
+    done = [trial(run.study, 0, state="completed", metrics=METRICS)]
+    trackers = []
+    for uri in (store, f"sqlite:///{tmp_path}/other.db", store):
+        trackers.append(MlflowTracker(uri))
+        trackers[-1].on_study_start(run, done)
+        trackers[-1].flush()
+    first, other, again = trackers
+    assert again.run_id == first.run_id != other.run_id
+    assert len(children(again)) == len(children(other)) == 1
 
 
 def test_another_store_at_the_same_address_is_filled_anew(run: SearchRun, store: str) -> None:
@@ -304,7 +317,7 @@ def test_another_store_at_the_same_address_is_filled_anew(run: SearchRun, store:
     first.on_study_start(run, [])
     note = run.folder / "tracking.json"
     known = json.loads(note.read_text())
-    note.write_text(json.dumps({**known, "run_id": "0" * 32}))
+    note.write_text(json.dumps({**known, "runs": {store: "0" * 32}}))
     second = MlflowTracker(store)
     second.on_study_start(run, [trial(run.study, 0, state="completed", metrics=METRICS)])
     assert children(second)[0].info.status == "FINISHED"

@@ -309,7 +309,6 @@ def test_the_note_of_a_search_names_its_store_and_run(
     note = json.loads((run.folder / "tracking.json").read_text())
     own = MlflowClient(uri).get_run(tracker.run_id)
     assert note == {
-        "uri": uri,
         "search": own.data.tags["goldenticket.search"],
-        "run_id": tracker.run_id,
+        "runs": {uri: tracker.run_id},
     }

@@ -74,8 +74,9 @@ def test_a_constraint_holds_or_is_violated(text, value, holds, violation):
 
 @given(st.sampled_from([">=", "<=", ">", "<"]), st.floats(-2, 2), st.floats(-2, 2))
 def test_a_constraint_holds_exactly_where_nothing_is_violated(operator, bound, value):
-    constraint = Constraint.parse(f"density {operator} {bound}")
-    assert constraint.holds({"density": value}) == (constraint.violation({"density": value}) <= 0)
+    constraint = Constraint.parse(f"duration_s {operator} {bound}")
+    metrics = {"duration_s": value}
+    assert constraint.holds(metrics) == (constraint.violation(metrics) <= 0)
     assert Constraint.parse(str(constraint)) == constraint
 
 
@@ -83,6 +84,12 @@ def test_a_constraint_holds_exactly_where_nothing_is_violated(operator, bound, v
     ("text", "message"),
     [
         ("natural_acc >= 1", "'natural_acc' is no metric; did you mean natural_accuracy?"),
+        (
+            "natural_accuracy >= 85",
+            "'natural_accuracy >= 85': natural_accuracy is a share, from 0 to 1: 85 of a hundred "
+            "is written 0.85",
+        ),
+        ("density <= -1", "'density <= -1': density is a share, from 0 to 1"),
         (
             "density == 1",
             "'density == 1': the operator must be >=, <=, > or <, not ==",

@@ -185,7 +185,7 @@ ONE_PROBLEM = [
     ),
     (
         {"sampler": {"name": "tpe", "startup_trial": 3}},
-        "sampler.tpe.startup_trial: unknown key; did you mean startup_trials?",
+        "sampler.startup_trial: unknown key; did you mean startup_trials?",
     ),
     (
         {"scheduler": {"name": "moashaa"}},
