@@ -1,4 +1,4 @@
-"""Writes docs/settings.md, the list of all settings of a trial, from the configuration classes.
+"""Writes docs/settings.md, the list of all settings of a study, from the configuration classes.
 
 uv run docs/generate_settings.py
 """
@@ -8,22 +8,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from spaces.study import StudyConfig
 from spaces.trial import TrialConfig
 
-HEADER = """# All settings of a trial
+HEADER = """# All settings
 
 Made by `docs/generate_settings.py` from the configuration classes; do not edit.
 
-In a study file `data` and `evaluation` stand at the top level, `epochs` under `budget`, `compute`
-under `resources`, and the rest under `space`, where each value may be a range
+First those of a study: the search, each key at the top level of the study file. Then those of a
+trial: of these `data` and `evaluation` stand at the top level too, `epochs` under `budget`,
+`compute` under `resources`, and the rest under `space`, where each value may be a range
 `{low, high, log?, step?}` or a choice `{choice: [...]}`.
 """
+OF_TRIALS = ("data", "evaluation", "space")
 
 
 def settings_page() -> str:
     """The page as Markdown: one table per part, one row per setting."""
-    schema = TrialConfig.model_json_schema()
-    parts = {"": ("trial", schema)}
+    study = StudyConfig.model_json_schema()
+    study["properties"] = {k: v for k, v in study["properties"].items() if k not in OF_TRIALS}
+    parts = [*_parts("study", study), *_parts("trial", TrialConfig.model_json_schema())]
+    return HEADER + "".join(_part(name, part) for name, part in parts)
+
+
+def _parts(root: str, schema: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The root, then the parts that it and they refer to, by the names under which they stand."""
+    parts = {"": (root, schema)}
     todo = list(schema["properties"].items())
     for name, member in todo:
         for reference in member.get("oneOf", [member]):
@@ -31,7 +41,7 @@ def settings_page() -> str:
                 part = schema["$defs"][reference["$ref"].rpartition("/")[2]]
                 parts[reference["$ref"]] = (name, part)
                 todo += [(f"{name}.{key}", inner) for key, inner in part["properties"].items()]
-    return HEADER + "".join(_part(name, part) for name, part in parts.values())
+    return list(parts.values())
 
 
 def _part(name: str, part: dict[str, Any]) -> str:
@@ -47,10 +57,12 @@ def _part(name: str, part: dict[str, Any]) -> str:
         if "$ref" not in member and "oneOf" not in member and "const" not in member
     ]
     table = "\n".join(["| setting | values | default | |", "|---|---|---|---|", *rows])
-    return f"\n## {heading}\n\n{about}\n\n{table}\n"
+    return f"\n## {heading}\n\n{about}\n" + (f"\n{table}\n" if rows else "")
 
 
 def _values(member: dict[str, Any]) -> str:
+    if "$ref" in member:  # what is written as text
+        return "string"
     if "enum" in member:
         return ", ".join(f"`{value}`" for value in member["enum"])
     if "anyOf" in member:

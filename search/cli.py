@@ -11,6 +11,7 @@ import os
 import shlex
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -131,6 +132,7 @@ for verb in (pause, stop, front, export, verify, graft):
 
 def main() -> None:
     """Run the command line; the console script's entry point."""
+    warnings.formatwarning = lambda message, *_args, **_kwargs: f"warning: {message}\n"
     try:
         # A study may name functions of the user's own, in the folder where it is run. It comes
         # last, so that a file analysis.py there does not hide a package that is imported later.

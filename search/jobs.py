@@ -83,6 +83,7 @@ def _check_places(study: StudyConfig) -> None:
             "with the job: give the address of an MLflow server, as --tracking-uri "
             "http://HEAD:5000, or sqlite:////absolute/path/mlflow.db on the head node's disk"
         )
+    problems += _problems_of_warm_start(study)
     path = study.data.get("path")
     if isinstance(path, str) and not os.path.isabs(path):
         problems.append(
@@ -91,6 +92,21 @@ def _check_places(study: StudyConfig) -> None:
         )
     if problems:
         raise ConfigError(*problems)
+
+
+def _problems_of_warm_start(study: StudyConfig) -> Iterator[str]:
+    uri = study.warm_start.tracking_uri
+    if uri is not None and _is_relative_store(uri):
+        yield (
+            f"warm_start.tracking_uri: {uri} is relative, and the cluster does not have what lies "
+            "here: give an address that the head node reaches"
+        )
+    for name in study.warm_start.studies:
+        if name.endswith((".yaml", ".yml")):
+            yield (
+                f"warm_start.studies: the file {name} is not sent along with a job: give the "
+                "study's name, and its store as warm_start.tracking_uri if it is another one"
+            )
 
 
 def _is_relative_store(uri: str) -> bool:

@@ -15,6 +15,7 @@ from rich.text import Text
 from search.display import duration, metrics_table, quantity, titled
 from search.ranking import GrowingFront
 from search.records import INTERRUPTED, ExactVerdicts, Observer, SearchRun, TrialRecord
+from search.remarks import remarks
 
 _SHOWN_MEMBERS = 8
 _TRIALS_FOR_A_PACE = 3
@@ -54,6 +55,8 @@ class Progress(Observer):
             f"{study.budget.epochs} epochs each; sampler {study.sampler.name}, stopping by "
             f"{study.scheduler.name}, executor {run.executor}; files in {run.folder}"
         )
+        for remark in remarks(run):
+            self._say(f"note: {remark}")
         if self.console.is_terminal:
             self._live = Live(
                 console=self.console,

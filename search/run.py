@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from search.tracking import MlflowTracker
 from search.trial import TrialFactory, fault_of
 from search.warm_start import read_earlier
 from spaces.base import ConfigError
+from spaces.reading import join, show
 from spaces.study import StudyConfig
 
 STUDY_FILE = "study.yaml"
@@ -74,6 +75,7 @@ def run_study(
         clear_order(run.folder)
         sampling = Sampling(study, run.folder, earlier)
         ledger = Ledger(run, sampling, everyone)
+        _check_trials(ledger)
         if sampling.warm_start:
             for observer in observers:
                 observer.on_warm_start(sampling.warm_start)
@@ -89,6 +91,15 @@ def run_study(
     if result.is_finished and study.evaluation.certify_front:
         return _certified(result, everyone)
     return result
+
+
+def _check_trials(ledger: Ledger) -> None:
+    begun, wanted = len(ledger.records), ledger.run.study.budget.trials
+    if begun > wanted:
+        raise ConfigError(
+            f"budget.trials: {wanted} is less than the {begun} trials that the search to resume "
+            f"has begun: give --trials {begun} to end it with these, or more to go on"
+        )
 
 
 def _search(
@@ -193,16 +204,23 @@ def _check_unchanged(study: StudyConfig, folder: Path) -> None:
     if not (folder / JOURNAL).exists():
         raise ConfigError(f"{folder}: there is no {JOURNAL} to resume from: start a new search")
     before = _substance(StudyConfig.from_yaml(folder / STUDY_FILE))
-    now = _substance(study)
-    changed = [key for key in now if now[key] != before[key]]
+    changed = list(_differences(before, _substance(study)))
     if changed:
         raise ConfigError(
-            *(
-                f"{key}: differs from {folder / STUDY_FILE}, the search to resume: change it back, "
-                "or start a new search without --resume"
-                for key in changed
-            )
+            *changed,
+            f"the search to resume has what {folder / STUDY_FILE} says: change it back, or start a "
+            "new search without --resume",
         )
+
+
+def _differences(before: Any, now: Any, place: str = "") -> Iterator[str]:
+    """A line for each setting that has changed, with both values."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in {**before, **now}:
+            yield from _differences(before.get(key), now.get(key), join(place, str(key)))
+    elif before != now:
+        old, new = ("not set" if value is None else show(value) for value in (before, now))
+        yield f"{place}: was {old}, is now {new}"
 
 
 def _substance(study: StudyConfig) -> dict[str, Any]:

@@ -17,7 +17,7 @@ class AshaConfig(Config):
 
     name: Literal["asha"] = "asha"
     grace_epochs: int = Field(3, ge=1, description="Epochs before a trial may be stopped.")
-    reduction_factor: int = Field(3, ge=2)
+    reduction_factor: int = Field(3, ge=2, description="One in so many goes on at a rung.")
     brackets: int = Field(1, ge=1, description="Bracket s starts its rungs s factors later.")
 
 
@@ -30,12 +30,13 @@ class MoashaConfig(Config):
 
     name: Literal["moasha"] = "moasha"
     grace_epochs: int = Field(3, ge=1, description="Epochs before a trial may be stopped.")
-    reduction_factor: int = Field(3, ge=2)
+    reduction_factor: int = Field(3, ge=2, description="One in so many goes on at a rung.")
     brackets: int = Field(1, ge=1, description="Bracket s starts its rungs s factors later.")
     variant: Literal["stopping", "promotion"] = Field(
         "stopping",
         description="stopping: a trial that is not among the best ends. promotion: it waits, and "
-        "goes on from its checkpoint when it is among the best of more trials.",
+        "goes on from its checkpoint when it is among the best of more trials: better fronts from "
+        "a hundred trials on, few completed trials from twenty.",
     )
 
 

@@ -61,8 +61,12 @@ class StudyConfig(Config):
     data: dict[str, Any]
     evaluation: EvaluationConfig
     space: dict[str, Any] = Field(default_factory=dict)
-    objectives: tuple[Objective, ...] = Field(DEFAULT_OBJECTIVES, min_length=1)
-    constraints: tuple[Constraint, ...] = ()
+    objectives: tuple[Objective, ...] = Field(
+        DEFAULT_OBJECTIVES, min_length=1, description="Also `verified_accuracy_at_<radius>`."
+    )
+    constraints: tuple[Constraint, ...] = Field(
+        (), description="Conditions on metrics, such as `natural_accuracy >= 0.85`."
+    )
     sampler: SamplerConfig = TpeConfig()
     warm_start: WarmStartConfig = WarmStartConfig()
     scheduler: SchedulerConfig = FifoConfig()

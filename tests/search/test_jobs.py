@@ -102,16 +102,23 @@ def test_after_ctrl_c_the_job_goes_on(
 
 
 def test_places_in_the_jobs_own_folder_are_refused(tmp_path: Path) -> None:
-    tree = {**TINY, "data": {"name": "npz", "path": "digits.npz"}}
+    tree = {
+        **TINY,
+        "data": {"name": "npz", "path": "digits.npz"},
+        "warm_start": {"studies": ["old", "older.yaml"], "tracking_uri": "sqlite:///old.db"},
+    }
     with pytest.raises(ConfigError) as caught:
         submit_search(StudyConfig.from_dict(tree), "http://127.0.0.1:9")
     problems = caught.value.problems
     assert [problem.partition(":")[0] for problem in problems] == [
         "storage.path",
         "tracking.uri",
+        "warm_start.tracking_uri",
+        "warm_start.studies",
         "data.path",
     ]
-    assert all("relative" in problem for problem in problems)
+    assert sum("relative" in problem for problem in problems) == 4
+    assert "the file older.yaml is not sent along" in problems[3]
 
 
 def test_no_job_server_is_an_error_that_says_what_to_do(

@@ -160,7 +160,7 @@ def test_bash_can_read_the_slurm_script() -> None:
 
 _SLURM = {
     "scontrol": 'test "$1 $2" = "show hostnames" && echo localhost',
-    "srun": 'echo "$1 $2" >> srun.log; shift 2; exec "$@"',
+    "srun": 'echo "$1 $2 $3" >> srun.log; shift 3; exec "$@"',
 }
 
 
@@ -201,7 +201,7 @@ def test_the_slurm_script_runs_a_search_on_one_node_in_a_world_of_its_own(tmp_pa
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "srun.log").read_text() == "--nodes=1 --ntasks=1\n"
+    assert (tmp_path / "srun.log").read_text() == "--nodes=1 --ntasks=1 --cpus-per-task=1\n"
     assert "Best by rule 'verified'" in done.stdout
     assert (tmp_path / "tickets" / "tiny" / "ticket.json").exists()
     certificate = json.loads((tmp_path / "tickets" / "tiny" / "certificate.json").read_text())

@@ -208,9 +208,23 @@ def test_what_cannot_be_resumed_is_refused_with_a_reason(study: StudyConfig) -> 
         search(study, resume=True)
     search(with_budget(study, 1))
     changed = {**study.model_dump(mode="json"), "seed": 5, "objectives": ["density"]}
-    with pytest.raises(ConfigError, match=r"seed: differs from .*study.yaml") as caught:
+    changed["space"] = {**study.space, "optimizer": {"lr": {"low": 1e-4, "high": 0.2, "log": True}}}
+    with pytest.raises(ConfigError) as caught:
         search(StudyConfig.from_dict(changed), resume=True)
-    assert len(caught.value.problems) == 2
+    *lines, rule = caught.value.problems
+    assert lines == [
+        "seed: was 0, is now 5",
+        "space.optimizer.lr.high: was 0.1, is now 0.2",
+        "objectives: was ['natural_accuracy', 'verified_accuracy', 'inference_flops'], is now "
+        "['density']",
+    ]
+    assert "study.yaml says: change it back, or start a new search" in rule
+
+
+def test_fewer_trials_than_have_begun_are_refused(study: StudyConfig) -> None:
+    search(with_budget(study, 2))
+    with pytest.raises(ConfigError, match="1 is less than the 2 trials .* give --trials 2 to end"):
+        search(with_budget(study, 1), resume=True)
 
 
 def test_an_unknown_executor_is_refused(study: StudyConfig) -> None:
