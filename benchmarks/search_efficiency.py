@@ -85,8 +85,8 @@ def own_rule(**settings: Any) -> StoppingRule:
     return rule
 
 
-def ours(seed: int, **settings: Any) -> Search:
-    """goldenticket: the sampler reads the rungs of the rule."""
+def reading_rungs(seed: int, **settings: Any) -> Search:
+    """The sampler reads the rungs of the rule."""
     rule = own_rule(**settings)
     return by_tpe(seed, rule), Own(rule)
 
@@ -116,9 +116,9 @@ VARIANTS: dict[str, Callable[[int], Search]] = {
     "random + syne moasha": lambda seed: (at_random(seed), SyneTune(losses, RUNGS)),
     "random + moasha": lambda seed: (at_random(seed), Own(own_rule())),
     "tpe": lambda seed: (by_tpe(seed), never),
-    "tpe, no rungs + moasha": lambda seed: (by_tpe(seed), Own(own_rule())),
-    "tpe + moasha": ours,
-    "tpe + moasha promotion": lambda seed: ours(seed, variant="promotion"),
+    "tpe + moasha": lambda seed: (by_tpe(seed), Own(own_rule())),
+    "tpe + moasha promotion": lambda seed: reading_rungs(seed, variant="promotion"),
+    "tpe, rungs + moasha": reading_rungs,
     "random + knowing": lambda seed: knowing(at_random(seed)),
     "tpe + knowing": lambda seed: knowing(by_tpe(seed)),
 }  # fmt: skip

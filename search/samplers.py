@@ -36,7 +36,7 @@ def build_sampler(
 ) -> BaseSampler:
     """The sampler that the study names; its random stream depends on seed and trials so far.
 
-    `rungs` is what early stopping knows, for those that can make use of it.
+    `rungs` is what early stopping knows of trials that wait, for those that can make use of it.
     """
     # Else a resumed search would draw its first parameters once more.
     seed = int(np.random.SeedSequence([study.seed, num_known]).generate_state(1)[0])

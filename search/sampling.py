@@ -58,7 +58,9 @@ class Sampling:
         if self.rule is not None:
             for number, epoch, view in self.rung_views():
                 self.rule.record(number, epoch, view)
-        rungs = None if self.rule is None else _OwnTrials(self.rule, self._num_earlier)
+        rungs = None
+        if self.rule is not None and self.rule.pauses:  # else those that are stopped tell enough
+            rungs = _OwnTrials(self.rule, self._num_earlier)
         self.optuna_study.sampler = build_sampler(study, num_known, rungs)
 
     def ask(self) -> tuple[int, dict[str, Scalar]]:

@@ -41,9 +41,9 @@ class Tpe(TPESampler):
     Groups of parameters are modelled independently of each other, each from the trials that have
     it, and the parameters of one jointly: by default a group is one parameter (Bergstra et al.
     2011), with `multivariate` those of a branch (Falkner et al. 2018); for several objectives
-    Ozaki et al. 2022. Until `startup_trials` have ended or reached a rung, `start` proposes. While
-    fewer than five have completed, what is good is read from the highest rung that five have
-    reached (Falkner et al. 2018, section 4.1).
+    Ozaki et al. 2022. Until `startup_trials` have ended, `start` proposes. With `rungs`, those that
+    have reached one count towards them, and while fewer than five have completed, what is good is
+    read from the highest rung that five have reached (Falkner et al. 2018, section 4.1).
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from pydantic import Field
 from spaces.base import Config
 
 _STARTUP = "How the first trials are drawn: spread evenly (qmc), or at random."
-_STARTUP_TRIALS = "Trials that have ended, or reached a rung, before the model is used."
+_STARTUP_TRIALS = "Trials that have ended, or wait at a rung, before the model is used."
 _POPULATION = (
     "Completed trials that make a generation; the first one is random. With early stopping it takes"
     " many more trials."
@@ -21,8 +21,8 @@ class TpeConfig(Config):
 
     Parameters of a branch of the space are modelled from the trials that took it. A quarter of the
     completed trials counts as good (with one objective: a tenth); all others, and those that were
-    stopped early, as bad. While fewer than five have completed, it is a quarter of those at the
-    highest rung that five have reached.
+    stopped early, as bad. Where trials wait at rungs (variant promotion), and fewer than five have
+    completed, it is a quarter of those at the highest rung that five have reached.
     """
 
     name: Literal["tpe"] = "tpe"

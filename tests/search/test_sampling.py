@@ -124,15 +124,19 @@ def test_rung_views_outlive_the_process(study: StudyConfig, tmp_path: Path) -> N
     assert math.isnan(views[1][2][0])
 
 
-def test_the_sampler_reads_the_rungs_after_a_resumption_too(tmp_path: Path) -> None:
+def test_the_sampler_reads_the_rungs_where_trials_wait_resumed_or_not(
+    tmp_path: Path,
+) -> None:
     study = toy_study(
-        tmp_path, sampler={"name": "tpe"}, scheduler={"name": "asha", "grace_epochs": 1}
+        tmp_path,
+        sampler={"name": "tpe"},
+        scheduler={"name": "moasha", "variant": "promotion", "grace_epochs": 1},
     )
     before = Sampling(study, tmp_path)
     for score in (0.1, 0.5, 0.3, 0.4, 0.2):
         record = asked(before)
-        before.note_rung(record.number, 1, (score,))
-        before.tell(replace(record, state="stopped"))
+        before.note_rung(record.number, 1, (-score, -score, 1e6, 0.0))
+        before.note(replace(record, state="paused"))
     assert good(Sampling(study, tmp_path)) == [1, 3]
 
 

@@ -357,10 +357,12 @@ def test_rungs_and_records_have_the_searchs_own_numbers(folder: Path) -> None:
 
 def test_rungs_tell_the_sampler_of_the_searchs_own_trials(folder: Path) -> None:
     earlier(folder, {}, {})
-    study = new_study(folder, scheduler={"name": "asha", "grace_epochs": 1})
+    study = new_study(
+        folder, scheduler={"name": "moasha", "variant": "promotion", "grace_epochs": 1}
+    )
     before = Sampling(study, folder)
     for score in (0.1, 0.5, 0.3, 0.4, 0.2):
-        before.note_rung(before.ask()[0], 1, (score,))
+        before.note_rung(before.ask()[0], 1, (-score, -score, 1e6, 0.0))
     after = Sampling(study, folder).optuna_study
     assert isinstance(after.sampler, Tpe)
     good, bad = after.sampler.divide(after, after.trials)
