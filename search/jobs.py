@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 from ray.job_submission import JobInfo, JobSubmissionClient
 
+from search.nodes import data_places
 from search.shipping import shipped_code
 from spaces.base import ConfigError
 from spaces.study import StudyConfig
@@ -84,12 +85,12 @@ def _check_places(study: StudyConfig) -> None:
             "http://HEAD:5000, or sqlite:////absolute/path/mlflow.db on the head node's disk"
         )
     problems += _problems_of_warm_start(study)
-    path = study.data.get("path")
-    if isinstance(path, str) and not os.path.isabs(path):
-        problems.append(
-            f"data.path: {path} is relative, and data is not sent along with a job: give an "
-            "absolute path that all nodes have"
-        )
+    problems += [
+        f"data.{key}: {path} is relative, and data is not sent along with a job: give an absolute "
+        "path that all nodes have"
+        for key, path in data_places(study)
+        if not os.path.isabs(path)
+    ]
     if problems:
         raise ConfigError(*problems)
 

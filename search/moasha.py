@@ -52,6 +52,7 @@ class MoashaScheduler(FIFOScheduler):
         super().__init__()
         limits = dict(limits or {})
         _check(metrics, static, limits)
+        _check_rungs(grace_period, reduction_factor, max_t, brackets)
         self._time_attr, self._max_t = time_attr, max_t
         self._rule = _OwnMetrics(
             metrics, static, limits, (grace_period, reduction_factor, max_t, brackets)
@@ -165,17 +166,38 @@ def _finite(value: Any) -> float:
 def _check(
     metrics: Mapping[str, str], static: Collection[str], limits: Mapping[str, float]
 ) -> None:
-    if not metrics:
-        raise ConfigError('metrics: name at least one, for example {"accuracy": "max"}')
+    if not isinstance(metrics, Mapping) or not metrics:
+        raise ConfigError('metrics: must name at least one, for example {"accuracy": "max"}')
+    if isinstance(static, str):
+        raise ConfigError(f"static: {static!r} must be a collection of names: ({static!r},)")
     for name, mode in metrics.items():
         if mode not in ("min", "max"):
             raise ConfigError(f'metrics: {name} is {mode!r}, but must be "min" or "max"')
     for name in static:
         if name not in metrics:
             raise ConfigError(f"static: {name} is none of the metrics: {', '.join(metrics)}")
-    for name in limits:
+    for name, limit in limits.items():
+        if math.isnan(_finite(limit)):
+            raise ConfigError(f"limits: {name}: {limit!r} must be a finite number")
         if name not in static:
             raise ConfigError(
                 f"limits: {name} is not static: what training still improves cannot be held "
                 "against a trial at a rung"
             )
+
+
+def _check_rungs(grace_period: int, reduction_factor: int, max_t: int, brackets: int) -> None:
+    options = {
+        "grace_period": (grace_period, 1),
+        "reduction_factor": (reduction_factor, 2),
+        "max_t": (max_t, 2),
+        "brackets": (brackets, 1),
+    }
+    for name, (value, least) in options.items():
+        if not isinstance(value, int) or value < least:
+            raise ConfigError(f"{name}: {value!r} must be a whole number of at least {least}")
+    if (first := grace_period * reduction_factor ** (brackets - 1)) >= max_t:
+        raise ConfigError(
+            f"grace_period: {grace_period} with {brackets} brackets has a first rung at {first}, "
+            f"not below max_t ({max_t}): no trial could be stopped there"
+        )

@@ -79,31 +79,41 @@ def _lacking(nodes: Sequence[Mapping[str, float]], resources: ResourcesConfig) -
     ]
 
 
-def check_nodes(study: StudyConfig, folder: Path) -> None:
+def check_nodes(study: StudyConfig) -> None:
     """Raise ConfigError when nodes that would run trials do not share what the driver sees.
 
-    Looked for are the study's folder, or the address at which it is kept, where trials leave their
-    tickets and checkpoints, and the file or folder of its data. A Ray of one node has the driver's
-    disk.
+    Looked for are storage.path, where trials leave their tickets and checkpoints, and the file or
+    folder of the data. A Ray of one node has the driver's disk.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2:
         return
-    data = study.data.get("path")
-    with _sentinel(study, folder) as place:
-        problems = _ask(nodes, study.resources, place, data and os.path.abspath(data))
+    where = {f"data.{key}": os.path.abspath(path) for key, path in data_places(study)}
+    with _sentinel(study) as place:
+        problems = _ask(nodes, study.resources, place, where)
     if problems:
         raise ConfigError(*problems)
 
 
+def data_places(study: StudyConfig) -> Iterator[tuple[str, str]]:
+    """The settings of `data` that name a file or a folder, and the names."""
+    for key in ("path", "folder"):
+        if isinstance(path := study.data.get(key), str):
+            yield key, path
+
+
 @contextmanager
-def _sentinel(study: StudyConfig, folder: Path) -> Iterator[str]:
+def _sentinel(study: StudyConfig) -> Iterator[str]:
     """A file that nodes must see if they share the study's folder; or its address."""
     if is_address(study.storage.path):
         yield study.storage.path
         return
-    sentinel = folder.absolute() / f".shared-{uuid.uuid4().hex}"
-    sentinel.touch()
+    sentinel = Path(study.storage.path).absolute() / f".shared-{uuid.uuid4().hex}"
+    try:
+        sentinel.parent.mkdir(parents=True, exist_ok=True)
+        sentinel.touch()
+    except OSError as error:
+        raise ConfigError(f"storage.path: {sentinel.parent}: {error.strerror}") from error
     try:
         yield str(sentinel)
     finally:
@@ -111,7 +121,10 @@ def _sentinel(study: StudyConfig, folder: Path) -> Iterator[str]:
 
 
 def _ask(
-    nodes: Sequence[Mapping[str, Any]], resources: ResourcesConfig, place: str, data: str | None
+    nodes: Sequence[Mapping[str, Any]],
+    resources: ResourcesConfig,
+    place: str,
+    data: Mapping[str, str],
 ) -> list[str]:
     look = ray.remote(num_cpus=0, max_retries=0)(_problems_here)
     asked = {
@@ -142,8 +155,8 @@ def _leaves(node: Mapping[str, Any]) -> bool:
     return True
 
 
-def _problems_here(place: str, data: str | None) -> list[str]:
-    """What this node does not see; runs in a worker."""
+def _problems_here(place: str, data: Mapping[str, str]) -> list[str]:
+    """What this node does not see; `data` by its setting. Runs in a worker."""
     problems: list[str] = []
     if is_address(place):
         try:
@@ -155,11 +168,12 @@ def _problems_here(place: str, data: str | None) -> list[str]:
             "storage.path: the study's folder is not there: put it on a disk that all nodes share, "
             "or give an address such as s3://bucket/prefix"
         )
-    if data is not None and not _appears(data):
-        problems.append(
-            f"data.path: {data} is not there: put it on a disk that all nodes share, or at the "
-            "same path on each"
-        )
+    problems += [
+        f"{setting}: {path} is not there: put it on a disk that all nodes share, or at the same "
+        "path on each"
+        for setting, path in data.items()
+        if not _appears(path)
+    ]
     return problems
 
 

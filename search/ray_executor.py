@@ -30,6 +30,7 @@ from search.ray_session import ray_session
 from search.shipping import shipped_code
 from search.trial import Report, TrialFactory, TrialJob, TrialRunner
 from spaces.running import ResourcesConfig
+from spaces.study import StudyConfig
 
 
 class DamagedWorker(RuntimeError):
@@ -177,10 +178,7 @@ def run_ray(ledger: Ledger, factory: TrialFactory, *, address: str | None = None
     study, resources = ledger.run.study, ledger.run.study.resources
     scratch = ledger.run.folder.absolute() / "ray"
     errors: list[Exception] = []
-    code = shipped_code(study, factory) if address is not None else ()
-    with ray_session(resources, address, code), sigterm_interrupts():
-        num_fitting = num_that_fit(resources, wait_s=0.0 if address is None else JOINING_S)
-        check_nodes(study, ledger.run.folder)
+    with joined(study, factory, address) as num_fitting, sigterm_interrupts():
         tuner = tune.Tuner(
             tune.with_resources(
                 tune.with_parameters(TrialActor, factory=factory), _bundle(resources)
@@ -211,6 +209,19 @@ def run_ray(ledger: Ledger, factory: TrialFactory, *, address: str | None = None
             shutil.rmtree(scratch, ignore_errors=True)
     if not ledger.is_done:  # Ray has caught Ctrl-C, and stopped its workers
         raise KeyboardInterrupt
+
+
+@contextmanager
+def joined(study: StudyConfig, factory: TrialFactory, address: str | None) -> Iterator[int]:
+    """The Ray that `run_ray` uses, and how many trials it holds at once.
+
+    Raises ConfigError when there is no room for one, or nodes do not share what trials need.
+    """
+    code = shipped_code(study, factory) if address is not None else ()
+    with ray_session(study.resources, address, code):
+        num_fitting = num_that_fit(study.resources, wait_s=0.0 if address is None else JOINING_S)
+        check_nodes(study)
+        yield num_fitting
 
 
 def _job(config: dict[str, Any]) -> TrialJob:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
+from analysis.files import write_whole
 from search.control import clear_order, only_driver, sigterm_interrupts
 from search.ledger import Ledger
 from search.mirror import Mirror, bring
@@ -19,7 +20,7 @@ from search.sampling import JOURNAL, Sampling
 from search.storage import Storage, is_address, storage_of
 from search.tracking import MlflowTracker
 from search.trial import TrialFactory, fault_of
-from search.warm_start import read_earlier
+from search.warm_start import Earlier, read_earlier
 from spaces.base import ConfigError
 from spaces.reading import join, show
 from spaces.study import StudyConfig
@@ -64,8 +65,35 @@ def run_study(
         raise ConfigError(f"executor: {executor!r} must be ray or local")
     factory = factory or _training_factory()
     factory.prepare(study)
-    # Before there is a folder, so that a mistyped name leaves nothing behind.
+    # Before there is a folder, so that a mistyped name or address leaves nothing behind.
     earlier = None if resume and newest_folder(study) else read_earlier(study)
+    with _cluster(study, executor, factory, address):
+        return _run(study, executor, address, resume, observers, factory, earlier)
+
+
+@contextmanager
+def _cluster(
+    study: StudyConfig, executor: str, factory: TrialFactory, address: str | None
+) -> Iterator[None]:
+    """The cluster that a search joins; a Ray of our own is started when trials are to run."""
+    if executor == "local" or address is None:
+        yield
+        return
+    from search.ray_executor import joined  # noqa: PLC0415
+
+    with joined(study, factory, address):
+        yield
+
+
+def _run(
+    study: StudyConfig,
+    executor: Literal["ray", "local"],
+    address: str | None,
+    resume: bool | Literal["auto"],
+    observers: Sequence[Observer],
+    factory: TrialFactory,
+    earlier: Earlier | None,
+) -> StudyResult:
     run = SearchRun(study, open_folder(study, resume=resume), executor)
     tracker = MlflowTracker(study.tracking.uri)
     everyone: tuple[Observer, ...] = (tracker, *observers)
@@ -177,8 +205,10 @@ def open_folder(study: StudyConfig, *, resume: bool | Literal["auto"]) -> Path:
         storage = storage_of(study, newest.name)
         if storage is not None:
             bring(storage, newest)
-        _check_unchanged(study, newest)
-        return newest
+        # Without a journal nothing had begun: its driver was killed while it opened the folder.
+        if resume is True or (newest / JOURNAL).exists():
+            _check_unchanged(study, newest)
+            return newest
     if resume is True:
         raise ConfigError(
             f"storage.path: {_place(study)} holds no search to resume: start one without "
@@ -190,7 +220,7 @@ def open_folder(study: StudyConfig, *, resume: bool | Literal["auto"]) -> Path:
     except OSError as error:
         raise ConfigError(f"storage.path: {folder} cannot be made: {error.strerror}") from error
     text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False)
-    (folder / STUDY_FILE).write_text(text, encoding="utf-8")
+    write_whole(folder / STUDY_FILE, text.encode())
     return folder
 
 

@@ -130,3 +130,25 @@ def test_it_stops_trials_of_a_tuner_and_its_rungs_outlive_it(
     restored = again._local_tuner._tune_config.scheduler
     assert restored is not rule
     assert repr(restored.get_state()) == repr(rule.get_state())
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"grace_period": 0}, "grace_period: 0 must be a whole number of at least 1"),
+        ({"reduction_factor": 1}, "reduction_factor: 1 must be a whole number of at least 2"),
+        ({"reduction_factor": 1.5}, "reduction_factor: 1.5 must be a whole number"),
+        ({"max_t": "27"}, "max_t: '27' must be a whole number"),
+        ({"brackets": 0}, "brackets: 0 must be a whole number of at least 1"),
+        ({"grace_period": 27}, "a first rung at 27, not below max_t"),
+        ({"brackets": 4}, "a first rung at 81, not below max_t"),
+        ({"static": "b"}, r"static: 'b' must be a collection of names: \('b',\)"),
+        ({"limits": {"b": math.nan}}, "limits: b: nan must be a finite number"),
+        ({"limits": {"b": "x"}}, "limits: b: 'x' must be a finite number"),
+        ({"metrics": ["a"]}, "metrics: must name at least one"),
+    ],
+)
+def test_an_option_that_can_do_nothing_is_refused(options: dict[str, Any], told: str) -> None:
+    usual: dict[str, Any] = {"metrics": {"a": "max", "b": "min"}, "static": ("b",), "max_t": 27}
+    with pytest.raises(ConfigError, match=told):
+        MoashaScheduler(**{**usual, **options})

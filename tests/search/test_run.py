@@ -227,6 +227,26 @@ def test_fewer_trials_than_have_begun_are_refused(study: StudyConfig) -> None:
         search(with_budget(study, 1), resume=True)
 
 
+def test_a_search_that_was_killed_before_it_had_a_journal_is_no_obstacle(
+    study: StudyConfig,
+) -> None:
+    half = search(study).run.folder.parent / "002"
+    half.mkdir()
+    (half / "study.yaml").write_text("name: to")
+    assert search(study, resume="auto").run.folder.name == "003"
+
+
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:1", "ray://127.0.0.1:10001"])
+def test_a_wrong_address_leaves_nothing_behind(
+    study: StudyConfig, tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Tests share a Ray, and one that a process has joined is used whatever the address.
+    monkeypatch.setattr("search.ray_session.ray.is_initialized", lambda: False)
+    with pytest.raises(ConfigError, match=f"--address {address}: "):
+        run_study(study, factory=ToyFactory(), address=address)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_unknown_executor_is_refused(study: StudyConfig) -> None:
     with pytest.raises(ConfigError, match="executor: 'slurm' must be ray or local"):
         run_study(study, "slurm", factory=ToyFactory())  # type: ignore[arg-type]
