@@ -1,6 +1,6 @@
 """Hypervolume against compute: searches replayed on a table of full trainings.
 
-    uv run benchmarks/search_efficiency.py [--seeds 30] [--workers 2]
+    uv run benchmarks/search_efficiency.py [--seeds 60] [--workers 2]
 
 Each search has two workers, that take the recorded seconds, and 2,700 epochs, which is 100 full
 trainings. Its hypervolume is that of the completed trials with natural accuracy of at least 0.85,
@@ -149,7 +149,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=30)
+    parser.add_argument("--seeds", type=int, default=60)
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     done = {(row["variant"], int(row["seed"])) for row in read(PATH)}
