@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -48,6 +49,14 @@ def num_that_fit(resources: ResourcesConfig, *, wait_s: float = 0.0) -> int:
     if num_fitting:
         return num_fitting
     raise ConfigError(*_lacking(nodes, resources))
+
+
+def check_machine(resources: ResourcesConfig) -> None:
+    """Raise ConfigError when a Ray that is started on this machine could hold no trial."""
+    cpus = max(os.cpu_count() or 1, (resources.concurrent or 0) * resources.cpus_per_trial)
+    node = {"CPU": float(cpus), "GPU": float(torch.cuda.device_count())}
+    if not (ray.is_initialized() or room_on(node, resources)):
+        raise ConfigError(*_lacking([node], resources))
 
 
 def room_on(node: Mapping[str, float], resources: ResourcesConfig) -> int:

@@ -76,13 +76,18 @@ def _cluster(
     study: StudyConfig, executor: str, factory: TrialFactory, address: str | None
 ) -> Iterator[None]:
     """The cluster that a search joins; a Ray of our own is started when trials are to run."""
-    if executor == "local" or address is None:
+    if executor == "local":
         yield
-        return
-    from search.ray_executor import joined  # noqa: PLC0415
+    elif address is None:
+        from search.nodes import check_machine  # noqa: PLC0415
 
-    with joined(study, factory, address):
+        check_machine(study.resources)
         yield
+    else:
+        from search.ray_executor import joined  # noqa: PLC0415
+
+        with joined(study, factory, address):
+            yield
 
 
 def _run(

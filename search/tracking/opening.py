@@ -105,7 +105,10 @@ class _Note:
 
     @classmethod
     def read(cls, path: Path) -> _Note | None:
-        return cls(**json.loads(path.read_text())) if path.exists() else None
+        if not path.exists():
+            return None
+        known = json.loads(path.read_text())
+        return cls(known["search"], known.get("runs", {}))
 
     def write(self, path: Path) -> None:
         write_whole(path, (json.dumps(asdict(self)) + "\n").encode())

@@ -247,6 +247,16 @@ def test_a_wrong_address_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_trial_too_large_for_this_machine_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    study = toy_study(tmp_path, resources={"cpus_per_trial": 4096})
+    with pytest.raises(ConfigError, match="4096 is more than the .* CPUs that Ray has here"):
+        run_study(study, factory=ToyFactory())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_unknown_executor_is_refused(study: StudyConfig) -> None:
     with pytest.raises(ConfigError, match="executor: 'slurm' must be ray or local"):
         run_study(study, "slurm", factory=ToyFactory())  # type: ignore[arg-type]
