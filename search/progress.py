@@ -35,6 +35,10 @@ class Progress(Observer):
         self._front: GrowingFront | None = None
         self._live: Live | None = None
 
+    def on_cluster(self, told: str) -> None:
+        """Say where trials will run."""
+        self._say(told)
+
     def on_warm_start(self, told: Sequence[str]) -> None:
         """Say which trials of earlier studies were used."""
         for line in told:

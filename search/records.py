@@ -150,6 +150,9 @@ class Observer:
     def on_study_start(self, run: SearchRun, records: Sequence[TrialRecord]) -> None:
         """A search begins; `records` are the finished trials of a search that is resumed."""
 
+    def on_cluster(self, told: str) -> None:
+        """A running Ray cluster was joined: a line about it. Before all else."""
+
     def on_warm_start(self, told: Sequence[str]) -> None:
         """Trials of earlier studies were given to the sampler: a line for each study.
 

@@ -67,27 +67,33 @@ def run_study(
     factory.prepare(study)
     # Before there is a folder, so that a mistyped name or address leaves nothing behind.
     earlier = None if resume and newest_folder(study) else read_earlier(study)
-    with _cluster(study, executor, factory, address):
+    with _cluster(study, executor, factory, address) as told:
+        for observer in observers:
+            if told is not None:
+                observer.on_cluster(told)
         return _run(study, executor, address, resume, observers, factory, earlier)
 
 
 @contextmanager
 def _cluster(
     study: StudyConfig, executor: str, factory: TrialFactory, address: str | None
-) -> Iterator[None]:
-    """The cluster that a search joins; a Ray of our own is started when trials are to run."""
+) -> Iterator[str | None]:
+    """The cluster that a search joins; a Ray of our own is started when trials are to run.
+
+    What is to be told of the cluster.
+    """
     if executor == "local":
-        yield
+        yield None
     elif address is None:
         from search.nodes import check_machine  # noqa: PLC0415
 
         check_machine(study.resources)
-        yield
+        yield None
     else:
         from search.ray_executor import joined  # noqa: PLC0415
 
-        with joined(study, factory, address):
-            yield
+        with joined(study, factory, address) as num_fitting:
+            yield f"joined the Ray cluster at {address}: room for {num_fitting} trials at once"
 
 
 def _run(

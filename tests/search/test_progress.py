@@ -100,6 +100,12 @@ def test_a_failure_without_a_reason_says_so(run: SearchRun, reason: str | None) 
     assert view.lines[-1].endswith("trial 0 (-) failed after 0 epochs: unknown reason")
 
 
+def test_a_cluster_that_was_joined_is_told() -> None:
+    view = View(terminal=False)
+    view.progress.on_cluster("joined the Ray cluster at auto: room for 4 trials at once")
+    assert view.lines == ["joined the Ray cluster at auto: room for 4 trials at once"]
+
+
 def test_a_resumed_search_says_how_much_was_done_before(run: SearchRun) -> None:
     view = View(terminal=False)
     view.progress.on_study_start(run, [a_trial(run, 0, "completed", metrics=FIGURES)])
