@@ -68,8 +68,8 @@ def run_study(
     # Before there is a folder, so that a mistyped name or address leaves nothing behind.
     earlier = None if resume and newest_folder(study) else read_earlier(study)
     with _cluster(study, executor, factory, address) as told:
-        for observer in observers:
-            if told is not None:
+        if told is not None:
+            for observer in observers:
                 observer.on_cluster(told)
         return _run(study, executor, address, resume, observers, factory, earlier)
 

@@ -78,6 +78,12 @@ class StorageConfig(Config):
         min_length=1,
         description="When path is an address, the folder in which the search itself works.",
     )
+    checkpoint_s: float = Field(
+        30.0,
+        ge=0.0,
+        description="Seconds between two checkpoints of a trial, which are written after an epoch: "
+        "so much work is lost, at most, with a worker.",
+    )
 
     @field_validator("path")
     @classmethod
@@ -90,10 +96,3 @@ class StorageConfig(Config):
                 "a profile or a role"
             )
         return path
-
-    checkpoint_s: float = Field(
-        30.0,
-        ge=0.0,
-        description="Seconds between two checkpoints of a trial, which are written after an epoch: "
-        "so much work is lost, at most, with a worker.",
-    )

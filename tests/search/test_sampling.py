@@ -124,9 +124,7 @@ def test_rung_views_outlive_the_process(study: StudyConfig, tmp_path: Path) -> N
     assert math.isnan(views[1][2][0])
 
 
-def test_the_sampler_reads_the_rungs_where_trials_wait_resumed_or_not(
-    tmp_path: Path,
-) -> None:
+def test_the_sampler_of_a_resumed_search_reads_the_rungs_where_trials_wait(tmp_path: Path) -> None:
     study = toy_study(
         tmp_path,
         sampler={"name": "tpe"},
