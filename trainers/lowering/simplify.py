@@ -35,18 +35,20 @@ class StoredAffine(Affine):
 
 
 @torch.no_grad()
-def simplify(model: nn.Module, input_shape: Sequence[int]) -> Program:
+def simplify(model: nn.Module, input_shape: Sequence[int], *, compacted: bool = True) -> Program:
     """A network with the same outputs, made of STEPS only, in evaluation mode.
 
-    Units that it can do without are gone (trainers.compaction). Batch normalisation and constants
-    become part of the layer before them, or of the layer behind them unless that pads its input:
-    the zeros around an image are not shifted. What has no such layer stays a step of its own.
+    Units that it can do without are gone (trainers.compaction) unless `compacted` is False. Batch
+    normalisation and constants become part of the layer before them, or of the layer behind them
+    unless that pads its input: the zeros around an image are not shifted. What has no such layer
+    stays a step of its own.
     `input_shape` is one example's. Both networks are compared on random inputs, in float64.
 
     Raises UnsupportedLayer when the network cannot be traced, ModelError when its forward depends
     on sizes that change.
     """
-    program = copy.deepcopy(trace(compact(model, input_shape).eval())).eval().requires_grad_(False)
+    smaller = compact(model, input_shape) if compacted else copy.deepcopy(model)
+    program = copy.deepcopy(trace(smaller.eval())).eval().requires_grad_(False)
     graph = _Graph(program, input_shape)
     for rule in (graph.drop_idle, graph.store_constants, graph.merge_constants):
         graph.at_every_step(rule)
