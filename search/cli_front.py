@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 
 from search.display import front_table, stdout
-from search.display_exports import exports_table
 
 if TYPE_CHECKING:
     from analysis import Front
@@ -85,6 +84,7 @@ def export(
 ) -> None:
     """Write the ticket of one trial, or of a ticket's folder, and what ships, checked and timed."""
     from analysis import export_ticket, load_ticket  # noqa: PLC0415
+    from search.display_exports import exports_table  # noqa: PLC0415
 
     chosen = {"onnx": onnx, "compact": compact, "int8": int8, "c": c, "csr": csr}
     folder = export_ticket(
