@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -13,7 +14,15 @@ from mlflow.exceptions import MlflowException
 from analysis.errors import FrontError
 from analysis.files import ticket_folder
 from analysis.front import check_rule, load_front
-from analysis.manifest import MANIFEST, ONNX, TENSORS, read_manifest, write_manifest
+from analysis.manifest import (
+    EXPORTS,
+    MANIFEST,
+    ONNX,
+    TENSORS,
+    ExportRecord,
+    read_manifest,
+    write_manifest,
+)
 from analysis.onnx_model import BATCH_SIZES, check_onnx, write_onnx
 from analysis.recorded import Trial
 from analysis.store import no_progress_bar, open_store, read_study
@@ -106,4 +115,17 @@ def add_onnx(ticket: Ticket, folder: Path) -> None:
     model = ticket.model()
     write_onnx(model, ticket.input_shape, folder / ONNX)
     check = check_onnx(folder / ONNX, model, data.validation.x[:NUM_EXAMPLES], BATCH_SIZES)
-    write_manifest(folder, read_manifest(folder).model_copy(update={"onnx": check}))
+    content = (folder / ONNX).read_bytes()
+    record = ExportRecord(
+        files=EXPORTS["onnx"],
+        bytes=len(content),
+        compressed_bytes=len(lzma.compress(content)),
+        max_abs_difference=check.max_abs_difference,
+        tolerance=check.tolerance,
+        agreement=1.0,
+        num_examples=check.num_examples,
+        split="validation",
+        batch_sizes=check.batch_sizes,
+        tools={"onnxruntime": check.onnxruntime},
+    )
+    write_manifest(folder, read_manifest(folder).model_copy(update={"exports": {"onnx": record}}))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
+from collections.abc import Callable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,23 @@ from analysis.files import write_whole
 from spaces.base import Config
 from spaces.trial import TrialConfig
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1 had `onnx`, the comparison of model.onnx alone, in the place of `exports`."""
 MANIFEST = "ticket.json"
 TENSORS = "ticket.safetensors"
 ONNX = "model.onnx"
+COMPACT = "compact.onnx"
+INT8 = "int8.onnx"
+C_SOURCE, C_HEADER = "model.c", "model.h"
+CSR = "csr.safetensors"
+EXPORTS: Mapping[str, tuple[str, ...]] = {
+    "onnx": (ONNX,),
+    "compact": (COMPACT,),
+    "int8": (INT8,),
+    "c": (C_SOURCE, C_HEADER),
+    "csr": (CSR,),
+}
+"""The files of each route by which a ticket can be shipped."""
 
 
 class Provenance(Config):
@@ -48,6 +64,59 @@ class OnnxCheck(Config):
     onnxruntime: str
 
 
+class ExportRecord(Config):
+    """One export of a ticket: what it weighs, how near to the PyTorch model it is, how fast.
+
+    Times are medians on one thread of the machine that exported it, in one interleaved run with
+    model.onnx, whose times are `dense_*`; None where it is not run.
+    """
+
+    files: tuple[str, ...]
+    bytes: int
+    compressed_bytes: int = Field(description="The same by xz.")
+    max_abs_difference: float = Field(description="Of the logits, from the PyTorch model's.")
+    tolerance: float | None = Field(description="What it may be; None where weights are rounded.")
+    agreement: float = Field(description="Share of examples with the same predicted class.")
+    num_examples: int
+    split: str
+    batch_sizes: tuple[int, ...]
+    latency_s: float | None = Field(None, description="Seconds for one example.")
+    latency_256_s: float | None = Field(None, description="Seconds for 256 examples.")
+    dense_latency_s: float | None = None
+    dense_latency_256_s: float | None = None
+    tools: dict[str, str] = Field(default_factory=dict, description="Versions of what was used.")
+
+    @property
+    def speedup(self) -> float | None:
+        """How many times faster than model.onnx, one example at a time."""
+        if self.latency_s is None or self.dense_latency_s is None:
+            return None
+        return self.dense_latency_s / self.latency_s
+
+
+class LayerWidth(Config):
+    """Units of one layer: in the network, in the compacted one, and the next full vector."""
+
+    name: str
+    units: int
+    live: int
+    padded: int = Field(description="`live` rounded up to a multiple of the vector width.")
+
+
+class Footprint(Config):
+    """What the compacted network needs, counted from its weights."""
+
+    entropy_bound_bytes: int = Field(
+        description="log2 of the number of masks with as many ones in each layer, and 32 bits for "
+        "each kept weight and each other parameter: no coding of them is smaller."
+    )
+    compacted_flops: int
+    flash_bytes: int
+    ram_bytes: int
+    vector_width: int = Field(description="float32 values in a vector of the target.")
+    widths: tuple[LayerWidth, ...]
+
+
 class Manifest(Config):
     """What a ticket says of itself; docs/contract.md lists the promised fields."""
 
@@ -61,7 +130,8 @@ class Manifest(Config):
     layers: dict[str, LayerCount]
     data_fingerprints: dict[str, str]
     code_version: str
-    onnx: OnnxCheck | None = None
+    exports: dict[str, ExportRecord] = Field(default_factory=dict)
+    footprint: Footprint | None = None
     files: dict[str, str] = Field(description="sha256 of each file beside this one.")
     digest: str = Field("", description="sha256 of this document's other fields, canonical JSON.")
 
@@ -73,11 +143,7 @@ def sha256(content: bytes) -> str:
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     """Write ticket.json, sealed and listing the files beside it; same ticket in, same bytes out."""
-    files = {
-        name: sha256((folder / name).read_bytes())
-        for name in (TENSORS, ONNX)
-        if (folder / name).exists()
-    }
+    files = {name: sha256((folder / name).read_bytes()) for name in sorted(_names(manifest))}
     listed = manifest.model_copy(update={"files": files})
     body = listed.model_dump(mode="json")
     sealed = {**body, "digest": _digest(body)}
@@ -93,11 +159,11 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     body = _read_object(path)
-    if body.get("schema_version") != SCHEMA_VERSION:
+    if body.get("schema_version") not in (*_MIGRATIONS, SCHEMA_VERSION):
         raise TicketError(
             f"{path}: schema_version is {body.get('schema_version')!r}, but this version reads "
-            f"{SCHEMA_VERSION}: use the goldenticket version that wrote the ticket "
-            f"({body.get('code_version', 'unknown')})"
+            f"{min(_MIGRATIONS)} to {SCHEMA_VERSION}: use the goldenticket version that wrote the "
+            f"ticket ({body.get('code_version', 'unknown')})"
         )
     if body.get("digest") != _digest(body):
         raise TicketError(
@@ -105,17 +171,66 @@ def read_manifest(folder: Path) -> Manifest:
             f"{body.get('digest')}, but its content gives {_digest(body)}. Export the ticket again"
         )
     try:
-        manifest = Manifest.model_validate(body)
-    except ValidationError as error:
+        manifest = Manifest.model_validate(_migrated(body, folder))
+    except (ValidationError, KeyError) as error:
         raise TicketError(f"{path} is not a ticket's manifest: {error}") from error
-    if TENSORS not in manifest.files or set(manifest.files) - {TENSORS, ONNX}:
-        raise TicketError(
-            f"{path}: files lists {', '.join(sorted(manifest.files)) or 'nothing'}, but a ticket "
-            f"has {TENSORS} and, once exported, {ONNX}"
-        )
+    _check_names(manifest, path)
     for name, recorded in manifest.files.items():
         _check_file(folder / name, recorded)
     return manifest
+
+
+def _names(manifest: Manifest) -> set[str]:
+    """The files that belong to a ticket with its exports."""
+    routes = (EXPORTS.get(route, ()) for route in manifest.exports)
+    return {TENSORS, *chain.from_iterable(routes)}
+
+
+def _check_names(manifest: Manifest, path: Path) -> None:
+    """The files are those of a ticket and of the exports that it has, and no others."""
+    expected = _names(manifest)
+    if set(manifest.exports) - set(EXPORTS) or set(manifest.files) != expected:
+        raise TicketError(
+            f"{path}: files lists {', '.join(sorted(manifest.files)) or 'nothing'}, but a ticket "
+            f"with exports {', '.join(sorted(manifest.exports)) or 'of no kind'} has "
+            f"{', '.join(sorted(expected))}. Export the ticket again"
+        )
+
+
+def _migrated(body: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The manifest as this version would have written it; its digest stays that of the file."""
+    while body["schema_version"] < SCHEMA_VERSION:
+        body = _MIGRATIONS[body["schema_version"]](body, folder)
+    return body
+
+
+def _from_1(body: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """`onnx` becomes an export whose times nobody took."""
+    rest = {key: value for key, value in body.items() if key != "onnx"}
+    return {**rest, "schema_version": 2, "exports": _exports_of_1(body["onnx"], folder)}
+
+
+def _exports_of_1(check: dict[str, Any] | None, folder: Path) -> dict[str, Any]:
+    if check is None:
+        return {}
+    content = (folder / ONNX).read_bytes() if (folder / ONNX).exists() else b""
+    return {
+        "onnx": {
+            "files": (ONNX,),
+            "bytes": len(content),
+            "compressed_bytes": len(lzma.compress(content)),
+            "max_abs_difference": check["max_abs_difference"],
+            "tolerance": check["tolerance"],
+            "agreement": 1.0,
+            "num_examples": check["num_examples"],
+            "split": "validation",
+            "batch_sizes": check["batch_sizes"],
+            "tools": {"onnxruntime": check["onnxruntime"]},
+        }
+    }
+
+
+_MIGRATIONS: Mapping[int, Callable[[dict[str, Any], Path], dict[str, Any]]] = {1: _from_1}
 
 
 def _digest(body: dict[str, Any]) -> str:

@@ -19,9 +19,10 @@ from analysis.files import ticket_folder, write_whole
 from analysis.manifest import (
     MANIFEST,
     TENSORS,
+    ExportRecord,
+    Footprint,
     LayerCount,
     Manifest,
-    OnnxCheck,
     Provenance,
     read_manifest,
     write_manifest,
@@ -53,7 +54,8 @@ class Ticket:
     num_classes: int
     data_fingerprints: Mapping[str, str] = field(default_factory=dict)
     code_version: str = field(default_factory=code_version)
-    onnx: OnnxCheck | None = None
+    exports: Mapping[str, ExportRecord] = field(default_factory=dict)
+    footprint: Footprint | None = None
     digest: str = ""
     dense_twin: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -166,7 +168,8 @@ def load_ticket(folder: str | Path) -> Ticket:
         num_classes=manifest.num_classes,
         data_fingerprints=manifest.data_fingerprints,
         code_version=manifest.code_version,
-        onnx=manifest.onnx,
+        exports=manifest.exports,
+        footprint=manifest.footprint,
         digest=manifest.digest,
         dense_twin=dense_twin,
     )
@@ -186,7 +189,6 @@ def _manifest(ticket: Ticket) -> Manifest:
             layers=ticket.layers,
             data_fingerprints=dict(ticket.data_fingerprints),
             code_version=ticket.code_version,
-            onnx=ticket.onnx,
             files={},
         )
     except ValidationError as error:

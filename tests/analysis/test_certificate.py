@@ -12,8 +12,8 @@ import torch
 
 from analysis.certificate import Certificate, verify_ticket, wilson
 from analysis.errors import CertificateKept, TicketError
-from analysis.manifest import ONNX, Provenance, read_manifest, sha256, write_manifest
-from analysis.onnx_model import write_onnx
+from analysis.export import add_onnx
+from analysis.manifest import Provenance, read_manifest, sha256
 from analysis.ticket import Ticket, load_ticket, save_ticket
 from trainers.data import load_data
 
@@ -210,16 +210,14 @@ def test_other_data_than_in_training_are_an_error(ticket: Ticket, tmp_path: Path
 @pytest.mark.slow
 def test_an_onnx_model_of_other_weights_is_an_error(folder: Path, ticket_of) -> None:
     other = ticket_of(seed=1)
-    write_onnx(other.model(), other.input_shape, folder / ONNX)
-    write_manifest(folder, read_manifest(folder))
+    add_onnx(other, folder)
     with pytest.raises(TicketError, match=r"model\.onnx and the weights disagree"):
         verify_ticket(folder, examples=10)
 
 
 @pytest.mark.slow
 def test_the_onnx_model_is_compared_on_the_certified_examples(folder: Path, ticket) -> None:
-    write_onnx(ticket.model(), ticket.input_shape, folder / ONNX)
-    write_manifest(folder, read_manifest(folder))
+    add_onnx(ticket, folder)
     certificate: Certificate = verify_ticket(folder, radii=[0.01], examples=10)
     assert certificate.onnx is not None
     assert certificate.onnx.num_examples == 10

@@ -36,9 +36,9 @@ def test_an_exported_folder_holds_the_recorded_ticket_and_its_onnx_model(exporte
     assert sorted(os.listdir(exported)) == ["model.onnx", *BARE]
     found = load_ticket(exported)
     assert all(torch.equal(found.weights[name], ticket.weights[name]) for name in ticket.weights)
-    assert found.onnx is not None
-    assert found.onnx.max_abs_difference <= found.onnx.tolerance
-    assert found.onnx.batch_sizes == (1, 7)
+    record = found.exports["onnx"]
+    assert record.tolerance is not None and record.max_abs_difference <= record.tolerance
+    assert record.batch_sizes == (1, 7)
 
 
 @pytest.mark.slow

@@ -107,8 +107,8 @@ def test_a_grafted_network_of_convolutions_is_exported_as_onnx(
     folder = trained(tmp_path / "ticket", model=model, epochs=1)
     options = {"fraction": 0.4, "epochs": 1, "granularity": granularity}
     graft_ticket(folder, tmp_path / "new", significance="gradient", **options)
-    onnx = load_ticket(tmp_path / "new").onnx
-    assert onnx is not None and onnx.max_abs_difference <= onnx.tolerance
+    onnx = load_ticket(tmp_path / "new").exports["onnx"]
+    assert onnx.tolerance is not None and onnx.max_abs_difference <= onnx.tolerance
     certificate = verify_ticket(tmp_path / "new", split="validation", examples=20)
     assert certificate.onnx is not None
 

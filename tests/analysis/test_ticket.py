@@ -68,7 +68,7 @@ def test_the_model_of_a_loaded_ticket_gives_the_same_outputs(
 def test_the_folder_holds_the_promised_files_and_fields(ticket_copy: Path) -> None:
     assert sorted(os.listdir(ticket_copy)) == ["ticket.json", "ticket.safetensors"]
     manifest = json.loads((ticket_copy / "ticket.json").read_text())
-    assert manifest["schema_version"] == 1
+    assert manifest["schema_version"] == 2
     assert manifest["config"]["evaluation"]["radius"] == 0.05
     assert manifest["provenance"] == {
         "split": "validation",
