@@ -130,6 +130,7 @@ class Manifest(Config):
     layers: dict[str, LayerCount]
     data_fingerprints: dict[str, str]
     code_version: str
+    parent: str = Field("", description="Digest of the ticket that this one was trained from.")
     exports: dict[str, ExportRecord] = Field(default_factory=dict)
     footprint: Footprint | None = None
     files: dict[str, str] = Field(description="sha256 of each file beside this one.")
