@@ -64,7 +64,7 @@ def same(a: Any, b: Any) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-# From where it starts ------------------------------------------------------------------------------
+# From where it starts -----------------------------------------------------------------------------
 
 
 def test_a_rewound_ticket_becomes_what_it_was(ticket: Ticket) -> None:
