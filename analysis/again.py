@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from analysis.errors import TicketError
-from analysis.export import add_onnx
+from analysis.exports import add_exports
 from analysis.files import ticket_folder
 from analysis.ticket import Ticket, save_ticket
 from trainers.data import Data, load_data
@@ -51,4 +51,4 @@ def write_ticket(ticket: Ticket, to: Path, *, onnx: bool) -> None:
     with ticket_folder(to) as workshop:
         save_ticket(ticket, workshop)
         if onnx:
-            add_onnx(ticket, workshop)
+            add_exports(ticket, workshop, ("onnx",))

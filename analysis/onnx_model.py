@@ -9,33 +9,26 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import onnx
 import onnxruntime
 import torch
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from torch import Tensor, nn
 
 from analysis.errors import TicketError
+from analysis.files import write_whole
 from analysis.manifest import OnnxCheck
 from analysis.version import library_version
+from trainers.lowering.onnx_writer import INPUT, OUTPUT
+from trainers.lowering.runtime import ORT_ERRORS
 
 RELATIVE_TOLERANCE = 1e-5
 BATCH_SIZES = (1, 7)
-INPUT, OUTPUT = "x", "logits"
-# ONNX Runtime's errors have no common base but Exception.
-_ORT_ERRORS = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)
 
 
-def write_onnx(model: nn.Module, input_shape: tuple[int, ...], path: Path) -> None:
-    """Export an eval-mode network on the CPU: float32 `x` of any batch size in, `logits` out.
+def onnx_bytes(model: nn.Module, input_shape: tuple[int, ...]) -> bytes:
+    """An eval-mode network on the CPU as ONNX: float32 `x` of any batch size in, `logits` out.
 
-    TicketError when the network cannot be exported.
+    The same network gives the same bytes, in every process and folder. TicketError when the network cannot be exported.
     """
     x_BCHW = torch.zeros(2, *input_shape)
     batch = torch.export.Dim("batch")
@@ -51,13 +44,18 @@ def write_onnx(model: nn.Module, input_shape: tuple[int, ...], path: Path) -> No
                 verbose=False,
             )
             assert program is not None
-            program.save(str(path), external_data=False)
+            return _without_notes(program.model_proto)
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise TicketError(
-            f"the network cannot be exported to ONNX ({reason}): export without --onnx, or use "
+            f"the network cannot be exported to ONNX ({reason}): export with --no-onnx, or use "
             "operations that torch.onnx supports"
         ) from error
+
+
+def write_onnx(model: nn.Module, input_shape: tuple[int, ...], path: Path) -> None:
+    """Write `onnx_bytes` to a file."""
+    write_whole(path, onnx_bytes(model, input_shape))
 
 
 def check_onnx(
@@ -81,7 +79,7 @@ def check_onnx(
                 expected_BK = model(x)
             differences.append((torch.from_numpy(found) - expected_BK).abs().max())
             largest = max(largest, float(expected_BK.abs().max()))
-    except _ORT_ERRORS as error:
+    except ORT_ERRORS as error:
         raise TicketError(f"{path} cannot be run by ONNX Runtime ({error})") from error
     difference = float(torch.stack(differences).max())  # NaN stays NaN, and fails below
     tolerance = RELATIVE_TOLERANCE * largest
@@ -97,6 +95,16 @@ def check_onnx(
         batch_sizes=tuple(batch_sizes),
         onnxruntime=library_version("onnxruntime"),
     )
+
+
+def _without_notes(model: onnx.ModelProto) -> bytes:
+    """Without what the exporter notes on each part: among it are paths of this machine's files."""
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        part.ClearField("metadata_props")
+    for value in graph.value_info:
+        value.ClearField("metadata_props")
+    return bytes(model.SerializeToString())
 
 
 @contextlib.contextmanager
