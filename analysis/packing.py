@@ -72,6 +72,8 @@ def unpack(tensors: Tensors, layers: Mapping[str, LayerCount]) -> tuple[dict[str
 
 def _unpack_mask(name: str, packed: Tensor, layer: LayerCount) -> Tensor:
     size = math.prod(layer.shape)
+    if min(layer.shape, default=0) < 0:
+        raise ValueError(f"the shape of {name} is {layer.shape}")
     if packed.dtype != torch.uint8 or packed.shape != (-(-size // 8),):
         raise ValueError(
             f"the mask of {name} has {packed.numel()} bytes, but shape {layer.shape} needs "
