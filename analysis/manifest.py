@@ -107,8 +107,7 @@ class Footprint(Config):
     """What the compacted network needs, counted from its weights."""
 
     entropy_bound_bytes: int = Field(
-        description="log2 of the number of masks with as many ones in each layer, and 32 bits for "
-        "each kept weight and each other parameter: no coding of them is smaller."
+        description="Entropy of masks and float32 values: no lossless coding of them is smaller."
     )
     compacted_flops: int
     flash_bytes: int

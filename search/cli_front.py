@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.console import Console
 
 from search.display import front_table, stdout
 
@@ -81,8 +82,9 @@ def export(
     ] = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Write the ticket of one trial: manifest, weights, masks and ONNX model."""
-    from analysis import export_ticket  # noqa: PLC0415
+    """Write the ticket of one trial, or of a ticket's folder, and what ships, checked and timed."""
+    from analysis import export_ticket, load_ticket  # noqa: PLC0415
+    from search.display_exports import exports_table  # noqa: PLC0415
 
     chosen = {"onnx": onnx, "compact": compact, "int8": int8, "c": c, "csr": csr}
     folder = export_ticket(
@@ -94,6 +96,9 @@ def export(
         tracking_uri=tracking_uri,
         routes=[route for route, wanted in chosen.items() if wanted],
     )
+    ticket = load_ticket(folder)
+    if ticket.exports:
+        Console(stderr=True).print(exports_table(ticket))
     print(f"next: goldenticket verify {shlex.quote(str(folder))}", file=sys.stderr)
     print(folder)
 

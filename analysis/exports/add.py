@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from analysis.errors import TicketError
+from analysis.exports.footprint import footprint
 from analysis.exports.routes import ROUTES, Export, Source
 from analysis.files import write_whole
-from analysis.manifest import EXPORTS, ExportRecord, read_manifest, write_manifest
+from analysis.manifest import EXPORTS, ExportRecord, Footprint, read_manifest, write_manifest
 from analysis.ticket import Ticket
 from trainers.data import load_data
 from trainers.errors import ModelError, UnsupportedLayer
@@ -49,7 +50,7 @@ def add_exports(ticket: Ticket, folder: Path, routes: Sequence[str]) -> dict[str
         for name, content in export.files.items():
             write_whole(folder / name, content)
     manifest = read_manifest(folder)
-    listed = {"exports": {**manifest.exports, **records}}
+    listed = {"exports": {**manifest.exports, **records}, "footprint": _footprint(source)}
     write_manifest(folder, manifest.model_copy(update=listed))
     return records
 
@@ -69,6 +70,14 @@ def _made(route: str, source: Source) -> Export:
             f"the network cannot be exported as {', '.join(EXPORTS[route])} ({error}): leave this "
             "export out"
         ) from error
+
+
+def _footprint(source: Source) -> Footprint | None:
+    """None for a network that cannot be compacted, whose model.onnx is all that it has."""
+    try:
+        return footprint(source)
+    except (UnsupportedLayer, ModelError):
+        return None
 
 
 def _compared(route: str, export: Export, source: Source, x_BCHW: Tensor) -> ExportRecord:

@@ -5,22 +5,22 @@ from __future__ import annotations
 
 def taps(tile: int, bits: int) -> str:
     """`tile` neighbouring outputs of a convolution, in variables of their own: registers."""
-    sums = [f"s{j}" for j in range(tile)]
-    start = _wrapped("float ", [f"{s} = bias" for s in sums], ", ", ";")
-    add = _wrapped("", [f"{s} += v * p[{j}];" for j, s in enumerate(sums)], " ", "", 8)
-    end = _wrapped("", [f"out[{j}] = {s};" for j, s in enumerate(sums)], " ", "")
+    sums = range(tile)
+    start = _rows([f"s{j} = bias" for j in sums], ", ", 6).replace("\n", ",\n" + " " * 10)
+    add = _rows([f"s{j} += v * p[{j}];" for j in sums], " ", 4).replace("\n", "\n" + " " * 8)
+    end = _rows([f"out[{j}] = s{j};" for j in sums], " ", 6).replace("\n", "\n    ")
     return f"""\
 /* out[j] = bias + the sum over n weights of w[k] * in[at[k] + j], for {tile} neighbours. */
 static void taps_{tile}_u{bits}(const float *in, const float *w, const uint{bits}_t *at, int n,
     float bias, float *out)
 {{
-{start}
+    float {start};
     for (int k = 0; k < n; ++k) {{
         const float *p = in + at[k];
         const float v = w[k];
-{add}
+        {add}
     }}
-{end}
+    {end}
 }}
 """
 
@@ -67,8 +67,5 @@ static float dense_dot(const float *in, const float *w, int n, float bias)
 """
 
 
-def _wrapped(before: str, parts: list[str], between: str, after: str, indent: int = 4) -> str:
-    """Parts of a statement on lines of at most eight."""
-    rows = [between.join(parts[i : i + 8]) for i in range(0, len(parts), 8)]
-    line_end = between.rstrip() + "\n" + " " * (indent + len(before))
-    return " " * indent + before + line_end.join(rows) + after
+def _rows(parts: list[str], between: str, per_row: int) -> str:
+    return "\n".join(between.join(parts[i : i + per_row]) for i in range(0, len(parts), per_row))

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
 
 from analysis.exports import c_kernels
 from analysis.exports.c_pooling import average_pool, mean
-from analysis.exports.c_text import (
-    Position,
-    array,
-    bits,
-    c_type,
-    indented,
-    literal,
-    loop,
-    times,
-    total,
-)
-from trainers.bounds.program import Add, Affine, Flatten, SpatialMean
+from analysis.exports.c_steps import Steps
+from analysis.exports.c_text import Position, bits, c_type, indented, literal, loop, times, total
+from trainers.bounds.program import Flatten, SpatialMean
 from trainers.lowering.fusion import Fusion
 from trainers.lowering.layout import Layout
-from trainers.lowering.memory import Loop
-from trainers.lowering.storage import StoredConstant, StoredWeights
+from trainers.lowering.memory import Loop, Place
+from trainers.lowering.storage import StoredWeights
 
 
 @dataclass(frozen=True)
 class LoopFunction:
-    """A loop's C: `kernels` by name (shared by all loops), arrays, function, and the call of it."""
+    """A loop's C: `kernels` by name (shared by all loops), arrays and function, the call of it."""
 
     kernels: dict[str, str]
     text: str
@@ -43,118 +33,113 @@ def loop_function(fusion: Fusion, loop: Loop, name: str) -> LoopFunction:
 
 
 class _Writer:
-    def __init__(self, fusion: Fusion, loop: Loop, name: str) -> None:
-        self.fusion, self.loop, self.name = fusion, loop, name
-        self.draft = loop.draft
-        self.kernel = self.draft.fused.kernel
-        self.op = None if self.kernel is None else fusion.op(self.kernel)
+    def __init__(self, fusion: Fusion, planned: Loop, name: str) -> None:
+        self.fusion, self.loop, self.name = fusion, planned, name
+        self.steps = Steps(fusion, planned, name)
         self.kernels: dict[str, str] = {}
-        self.arrays: list[str] = []
+        self.shape, self.value = planned.draft.shape, planned.draft.fused.kernel
+        self.op = None if self.value is None else fusion.op(self.value)
+        # The index of an axis of size 1 is 0, and there is no loop over it.
         self.channel, self.row, self.column = (
-            variable if size > 1 else "0"
-            for variable, size in zip("cij", self.draft.shape, strict=True)
+            variable if size > 1 else "0" for variable, size in zip("cij", self.shape, strict=True)
         )
 
     def write(self) -> LoopFunction:
         """Everything."""
-        body = [*self._before(), *self._channels()]
-        parameters = {}
+        parameters: dict[str, Place] = {}
         if self.loop.reads is not None:
             parameters["const float *in"] = self.loop.reads
         for value, place in self.loop.operands.items():
             parameters[f"const float *a{value}"] = place
+        parameters["float *out"] = self.loop.writes
         arguments = [
-            place.memory if place.memory != "workspace" else total(["workspace", place.offset])
-            for place in (*parameters.values(), self.loop.writes)
+            total(["workspace", place.offset]) if place.memory == "workspace" else place.memory
+            for place in parameters.values()
         ]
-        signature = [*parameters, "float *out"]
+        signature = list(parameters)
         if self.loop.line is not None:
             signature.append("float *line")
             arguments.append(total(["workspace", self.loop.line]))
-        head = [
+        lines = [
             f"/* {self._summary()} */",
             f"static void {self.name}({', '.join(signature)})",
             "{",
-            *indented(body),
-            "}",
+            *indented([*self._before(), *self._body()]),
+            "}\n",
         ]
-        text = "".join(self.arrays) + "\n".join(head) + "\n"
+        text = "".join(self.steps.arrays.values()) + "\n".join(lines)
         return LoopFunction(self.kernels, text, f"{self.name}({', '.join(arguments)});")
 
     def _summary(self) -> str:
         """What the loop does, in words."""
-        fused, weights = self.draft.fused, self.loop.weights
-        parts = []
-        if self.op is not None and self.kernel is not None:
-            parts.append(f"{type(self.op).__name__} {self.fusion.place(self.kernel)}")
-            if weights is not None and isinstance(self.op, nn.Linear | nn.Conv2d):
-                form = "dense" if weights.counts is None else "sparse rows"
-                parts[0] += f" ({weights.values.size} of {self.op.weight.numel()} weights, {form})"
-        parts += [type(self.fusion.op(value)).__name__ for value in fused.steps]
-        size = " x ".join(str(n) for n in self.draft.shape)
-        return f"{', '.join(parts) or 'a copy'}: {size}".replace("*/", "* /")
+        parts, weights = [], self.loop.weights
+        if self.value is not None:
+            place = self.fusion.place(self.value).replace("*/", "* /")
+            parts.append(f"{type(self.op).__name__} {place}")
+        if weights is not None and isinstance(self.op, nn.Linear | nn.Conv2d):
+            form = "dense" if weights.counts is None else "sparse rows"
+            parts[0] += f" ({weights.values.size} of {self.op.weight.numel()} weights, {form})"
+        parts += [type(self.fusion.op(value)).__name__ for value in self.steps.steps]
+        size = " x ".join(str(n) for n in self.shape)
+        return f"{', '.join(parts) or 'a copy'}: {size}"
 
     def _before(self) -> Iterator[str]:
-        """What comes before the loop over channels."""
+        """What comes before the loop over channels; the arrays of the layer."""
         weights = self.loop.weights
         if self.loop.clears:
             yield f"memset(out, 0, {self.loop.writes.layout.size} * sizeof(float));"
         if weights is None:
             return
         if weights.values.size:
-            self._array("values", weights.values)
-            yield f"const float *w = {self.name}_values;"
-        if weights.offsets is not None and weights.offsets.size:
-            self._array("offsets", weights.offsets)
-            yield f"const {c_type(weights.offsets)} *at = {self.name}_offsets;"
-        if weights.counts is not None:
-            self._array("counts", weights.counts)
-        if weights.bias is not None:
-            self._array("bias", weights.bias)
+            yield f"const float *w = {self.steps.add_array('values', weights.values)};"
+        if weights.offsets is not None:
+            name = self.steps.add_array("offsets", weights.offsets)
+            yield f"const {c_type(weights.offsets)} *at = {name};"
+        for kind, values in (("counts", weights.counts), ("bias", weights.bias)):
+            if values is not None:
+                self.steps.add_array(kind, values)
 
-    def _array(self, kind: str, values: object) -> None:
-        self.arrays.append(array(f"{self.name}_{kind}", values))  # type: ignore[arg-type]
+    def _body(self) -> list[str]:
+        weights, bias = self.loop.weights, literal(0.0)
+        if weights is not None and weights.bias is not None:
+            bias = f"{self.name}_bias[{self.channel}]"
+        if isinstance(self.op, nn.Linear):
+            assert weights is not None
+            # Sums first: a loop of steps alone can be done in vectors, without branches.
+            sums = self._over_channels(list(self._linear(self.op, weights, bias)))
+            return sums + (self._over_channels(self._elements()) if self.steps.steps else [])
+        if isinstance(self.op, nn.Conv2d):
+            assert weights is not None
+            run = list(self._convolution(self.op, weights, bias))
+            return self._over_channels([*run, *self._elements(done=self.steps.are_alike)])
+        return self._over_channels(self._elements())
 
-    def _channels(self) -> list[str]:
-        channels, rows, columns = self.draft.shape
-        phases = self._phases() if columns > 1 else 1
+    def _over_channels(self, body: list[str]) -> list[str]:
+        channels = self.shape[0]
+        return list(loop(self.channel, channels, body)) if channels > 1 else body
+
+    def _elements(self, done: bool = False) -> list[str]:
+        """The loops over rows and columns; `done`: the steps have been done already."""
+        _, rows, columns = self.shape
+        phases = self.steps.phases
         inner: list[str] = []
         for start in range(phases):
-            count = -(-(columns - start) // phases)
             position = Position(self.channel, self.row, self.column, start, phases)
-            body = list(self._element(position))
+            body = list(self.steps.element(self._kernel_value(position), position, done))
+            count = -(-(columns - start) // phases)
             inner += loop(self.column, count, body) if columns > 1 else body
-        inner = list(loop(self.row, rows, inner)) if rows > 1 else inner
-        whole = [*self._channel(), *inner]
-        return list(loop(self.channel, channels, whole)) if channels > 1 else whole
-
-    def _phases(self) -> int:
-        """Columns are gone through in so many turns that each turn keeps to one plane."""
-        layouts = [p.layout for p in (*self.loop.operands.values(), self.loop.writes)]
-        phases = math.lcm(*(layout.strides[1] for layout in layouts))
-        return min(phases, self.draft.shape[2])
-
-    def _channel(self) -> Iterable[str]:
-        """What is done once per channel: the sums of a Linear, a convolution's whole run."""
-        weights, op = self.loop.weights, self.op
-        if weights is None:
-            return
-        bias = literal(0.0) if weights.bias is None else f"{self.name}_bias[{self.channel}]"
-        if isinstance(op, nn.Linear):
-            yield from self._linear(op, weights, bias)
-        elif isinstance(op, nn.Conv2d):
-            yield from self._convolution(op, weights, bias)
+        return list(loop(self.row, rows, inner)) if rows > 1 else inner
 
     def _linear(self, op: nn.Linear, weights: StoredWeights, bias: str) -> Iterator[str]:
-        result = f"const float v{self.kernel} ="
+        """The sum of one row."""
+        result = f"out[{self.channel}] ="
         if not weights.values.size:
             yield f"{result} {bias};"
-        elif weights.counts is None:
+        elif weights.offsets is None:
             self.kernels["dense_dot"] = c_kernels.DENSE_DOT
             yield f"{result} dense_dot(in, w, {op.in_features}, {bias});"
             yield from self._advance(str(op.in_features), offsets=False)
         else:
-            assert weights.offsets is not None
             width = bits(weights.offsets)
             self.kernels[f"sparse_dot_u{width}"] = c_kernels.sparse_dot(width)
             yield self._count()
@@ -162,12 +147,21 @@ class _Writer:
             yield from self._advance("n")
 
     def _convolution(self, op: nn.Conv2d, weights: StoredWeights, bias: str) -> Iterator[str]:
-        run, reads = self.draft.run, self.loop.reads
-        assert run is not None and reads is not None
-        if not weights.values.size:
+        """The run of one channel, with the steps that are the same for all of it."""
+        run = self.loop.draft.run
+        assert run is not None and self.value is not None
+        if weights.values.size:
+            yield from self._taps(op, weights, bias)
+        else:
             yield from loop("t", run.length, [f"line[t] = {bias};"])
-            return
-        assert weights.offsets is not None
+        steps = (self.fusion.op(value) for value in self.steps.steps)
+        if self.steps.are_alike and any(not isinstance(step, Flatten) for step in steps):
+            yield from loop("t", run.length, self.steps.in_line(self.value, self.channel))
+
+    def _taps(self, op: nn.Conv2d, weights: StoredWeights, bias: str) -> Iterator[str]:
+        """The sums of one channel, tile by tile."""
+        run, reads = self.loop.draft.run, self.loop.reads
+        assert run is not None and reads is not None and weights.offsets is not None
         width = bits(weights.offsets)
         kernel = f"taps_{run.tile}_u{width}"
         self.kernels[kernel] = c_kernels.taps(run.tile, width)
@@ -178,10 +172,10 @@ class _Writer:
         else:
             yield self._count()
         many = run.length > run.tile
-        if many:
-            yield f"for (int t = 0; t < {run.length}; t += {run.tile})"
         past = " + t" if many else ""
         call = f"{kernel}({source}{past}, w, at, {count}, {bias}, line{past});"
+        if many:
+            yield f"for (int t = 0; t < {run.length}; t += {run.tile})"
         yield f"    {call}" if many else call
         yield from self._advance(count, offsets=weights.counts is not None)
 
@@ -189,7 +183,8 @@ class _Writer:
         if op.groups == 1:
             return "in"
         outputs, inputs = op.out_channels // op.groups, op.in_channels // op.groups
-        return f"in + {self.channel} / {outputs} * {inputs * layout.channel}"
+        group = self.channel if outputs == 1 else f"{self.channel} / {outputs}"
+        return f"in + {group} * {inputs * layout.channel}"
 
     def _count(self) -> str:
         return f"const int n = (int){self.name}_counts[{self.channel}];"
@@ -201,64 +196,17 @@ class _Writer:
             if offsets:
                 yield f"at += {count};"
 
-    def _element(self, position: Position) -> Iterator[str]:
-        """One element: the kernel's value, the elementwise steps, the result."""
-        names = {}
-        for value, place in self.loop.operands.items():
-            names[value] = f"v{value}"
-            yield f"const float v{value} = a{value}[{self._index(place.layout, position)}];"
-        if self.kernel is not None:
-            names[self.kernel] = f"v{self.kernel}"
-            yield from self._kernel_value(position)
-        for value in self.draft.fused.steps:
-            op, inputs = self.fusion.op(value), [names[i] for i in self.fusion.inputs(value)]
-            if isinstance(op, Flatten):
-                names[value] = inputs[0]
-                continue
-            names[value] = f"v{value}"
-            yield f"const float v{value} = {self._step(op, inputs, value, position)};"
-        # A copy has the number of what it copies.
-        result = names[self.draft.fused.result]
-        yield f"out[{self._index(self.loop.writes.layout, position)}] = {result};"
-
-    def _index(self, layout: Layout, position: Position) -> str:
-        same = layout.shape == self.draft.shape
-        return position.index(layout if same else Layout.plain(self.draft.shape))
-
-    def _step(self, op: nn.Module, inputs: list[str], value: int, position: Position) -> str:
-        if isinstance(op, nn.ReLU):
-            return f"{inputs[0]} < 0.0f ? 0.0f : {inputs[0]}"
-        if isinstance(op, Add):
-            return f"{inputs[0]} + {inputs[1]}"
-        assert isinstance(op, Affine), "all kinds of elementwise steps are written"
-        scale, shift = self.loop.constants[value]
-        text = inputs[0]
-        if scale is not None:
-            text += f" * {self._constant(scale, f'scale{value}', position)}"
-        if shift is not None:
-            text += f" + {self._constant(shift, f'shift{value}', position)}"
-        return text
-
-    def _constant(self, constant: StoredConstant, kind: str, position: Position) -> str:
-        if constant.per == "all":
-            number = literal(constant.values[0])
-            return f"({number})" if number.startswith("-") else number
-        name = f"{self.name}_{kind}"
-        if not any(f" {name}[" in text for text in self.arrays):
-            self._array(kind, constant.values)
-        if constant.per == "channel":
-            return f"{name}[{self.channel}]"
-        return f"{name}[{position.index(Layout.plain(self.draft.shape))}]"
-
     def _kernel_value(self, position: Position) -> Iterator[str]:
-        """What a convolution or a pooling has made at a position; a Linear's is there already."""
-        reads, value = self.loop.reads, f"v{self.kernel}"
-        assert reads is not None
-        if isinstance(self.op, nn.Conv2d):
-            pitch = times(self.row, reads.layout.plane[1])
-            yield f"const float {value} = line[{total([pitch, *position.columns])}];"
+        """What the kernel makes, or has made, at a position."""
+        reads, value = self.loop.reads, f"v{self.value}"
+        if reads is None:
+            return
+        if isinstance(self.op, nn.Linear):
+            yield f"const float {value} = out[{self.channel}];"
+        elif isinstance(self.op, nn.Conv2d):
+            place = total([times(self.row, reads.layout.plane[1]), *position.columns])
+            yield f"const float {value} = line[{place}];"
         elif isinstance(self.op, SpatialMean):
             yield from mean(value, reads.layout, self.channel)
         elif isinstance(self.op, nn.AvgPool2d):
-            outputs = self.draft.shape[1:]
-            yield from average_pool(value, self.op, reads.layout, position, outputs)
+            yield from average_pool(value, self.op, reads.layout, position, self.shape[1:])

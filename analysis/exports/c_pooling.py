@@ -23,7 +23,7 @@ def mean(value: str, layout: Layout, channel: str) -> Iterator[str]:
 def average_pool(
     value: str, op: nn.AvgPool2d, layout: Layout, position: Position, outputs: tuple[int, int]
 ) -> Iterator[str]:
-    """torch's rule: a window ends where the padding does, and is then cut off at the input's ends.
+    """Torch's rule: a window ends where the padding does, and is then cut off at the input's ends.
 
     The sum is divided by the size before the cut (count_include_pad), after it, or by a number of
     the layer's own (divisor_override).
@@ -94,7 +94,9 @@ class _Axis:
         """How many rows or columns count."""
         if not self.is_cut:
             return str(self.kernel)
-        return f"({self.name}e - {self.name}s)" if with_padding else f"({self.name}1 - {self.name}0)"
+        return (
+            f"({self.name}e - {self.name}s)" if with_padding else f"({self.name}1 - {self.name}0)"
+        )
 
 
 def _least(expression: str, most: int) -> str:

@@ -40,7 +40,8 @@ class Draft:
     """A loop and what it reads and writes.
 
     It goes through `shape`: channels, rows, columns. `reads` is what its kernel reads, `operands`
-    what its elementwise steps do, by value.
+    what its elementwise steps do, by value. `sums_first`: all of its kernel's outputs are in the
+    result's place before the first elementwise step (a Linear's), so nothing else may be there.
     """
 
     fused: Fused
@@ -49,6 +50,7 @@ class Draft:
     operands: dict[int, Stored]
     writes: Stored
     run: Run | None = None
+    sums_first: bool = False
 
     @property
     def read(self) -> list[Stored]:
@@ -105,7 +107,7 @@ class Drafting:
         return wanted
 
     def _draft(self, fused: Fused) -> None:
-        reads, run, shape = None, None, self._shape(fused)
+        reads, run, op, shape = None, None, None, self._shape(fused)
         if fused.kernel is not None:
             (value,), op = self.fusion.inputs(fused.kernel), self.fusion.op(fused.kernel)
             reads = self.homes[value]
@@ -115,7 +117,8 @@ class Drafting:
                 run = _run(op, shape, reads.layout)
         operands = {value: self.homes[value] for value in fused.stored}
         writes = self.homes[fused.result]
-        self.drafts.append(Draft(fused, shape, reads, operands, writes, run))
+        sums_first = isinstance(op, nn.Linear)
+        self.drafts.append(Draft(fused, shape, reads, operands, writes, run, sums_first))
 
     def _available(self, value: int, layout: Layout) -> Stored:
         """A value in a layout: where it is, or copied before the first loop that needs it."""

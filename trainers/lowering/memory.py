@@ -124,7 +124,7 @@ def _blocks(drafts: Sequence[Draft]) -> dict[Stored, _Block]:
     """The block of each value in memory, but for the caller's input and the logits.
 
     A loop that goes through a value element by element and is the last to read it writes its
-    result over it.
+    result over it, unless it needs the place for what comes before.
     """
     last = {stored: i for i, draft in enumerate(drafts) for stored in draft.read}
     blocks: dict[Stored, _Block] = {}
@@ -133,7 +133,7 @@ def _blocks(drafts: Sequence[Draft]) -> dict[Stored, _Block]:
             blocks[old]
             for old in draft.operands.values()
             if old in blocks and old.layout == draft.writes.layout
-            if last[old] == i and old != draft.reads
+            if last[old] == i and old != draft.reads and not draft.sums_first
         )
         block = next(over, None) or _Block(draft.writes.layout.size, i, i)
         block.last = last[draft.writes]
