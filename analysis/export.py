@@ -12,11 +12,11 @@ from mlflow.exceptions import MlflowException
 
 from analysis.errors import FrontError
 from analysis.files import ticket_folder
-from analysis.front import check_rule, load_front
+from analysis.front import Studies, check_rule, load_front, read_studies
 from analysis.manifest import MANIFEST, ONNX, TENSORS, read_manifest, write_manifest
 from analysis.onnx_model import BATCH_SIZES, check_onnx, write_onnx
 from analysis.recorded import Trial
-from analysis.store import no_progress_bar, open_store, read_study
+from analysis.store import no_progress_bar, open_store
 from analysis.ticket import Ticket, load_ticket
 from spaces.metrics import Constraint
 from trainers.data import load_data
@@ -26,7 +26,7 @@ NUM_EXAMPLES = 28
 
 
 def export_ticket(
-    source: str | Path | Trial,
+    source: Studies | Trial,
     folder: str | Path,
     *,
     run: str | None = None,
@@ -38,8 +38,8 @@ def export_ticket(
     """Write the ticket of one trial to `folder`, with `model.onnx` unless `onnx` is False.
 
     The trial is `source` itself (a member of a front), or that of study `source` (name or YAML
-    file) with run id `run`, or the one that rule `best` picks among the trials that satisfy
-    `where`. The ONNX model is checked against the weights on validation examples; the folder
+    file, or several) with run id `run`, or the one that rule `best` picks among the trials that
+    satisfy `where`. The ONNX model is checked against the weights on validation examples; the folder
     appears whole or not at all, and may replace an older ticket but nothing else.
 
     FrontError when there is no such trial or it has no ticket; TicketError when the ticket is
@@ -56,7 +56,7 @@ def export_ticket(
 
 
 def _choose(
-    source: str | Path | Trial,
+    source: Studies | Trial,
     run: str | None,
     best: str | None,
     where: Sequence[str | Constraint],
@@ -77,7 +77,7 @@ def _choose(
     if where:
         raise FrontError("where chooses among trials, but run names one: leave one of them out")
     assert run is not None
-    return read_study(source, tracking_uri=tracking_uri, study_run="all").trial(run)
+    return read_studies(source, tracking_uri=tracking_uri, study_run="all").trial(run)
 
 
 def _download(trial: Trial, folder: Path) -> None:

@@ -105,7 +105,7 @@ def _draw(front: Front) -> Figure:
 
 def _background(front: Front) -> tuple[list[Trial], list[Trial]]:
     """Completed trials off the front, and stopped ones, that have both accuracies."""
-    on_front = {trial.run_id for trial in front.members}
+    on_front = {run.run_id for trial in front.members for run in trial.runs}
     drawable = [t for t in front.study.trials if X in t.metrics and Y in t.metrics]
     others = [t for t in drawable if t.state == "completed" and t.run_id not in on_front]
     return others, [t for t in drawable if t.state == "stopped"]

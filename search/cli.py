@@ -23,7 +23,8 @@ from search.cli_control import pause, stop
 from search.cli_front import RULES, TrackingUri, export, front, print_front
 from search.cli_space import StudyFile, space_app
 from search.cli_ticket import graft, verify
-from search.display import certificate_table, front_table, stdout
+from search.display import certificate_table, stdout
+from search.display_front import front_table
 from spaces import ConfigError, StudyConfig
 from spaces.running import TrackingConfig
 
