@@ -39,8 +39,8 @@ def export_ticket(
 
     The trial is `source` itself (a member of a front), or that of study `source` (name or YAML
     file, or several) with run id `run`, or the one that rule `best` picks among the trials that
-    satisfy `where`. The ONNX model is checked against the weights on validation examples; the folder
-    appears whole or not at all, and may replace an older ticket but nothing else.
+    satisfy `where`. The ONNX model is checked against the weights on validation examples; the
+    folder appears whole or not at all, and may replace an older ticket but nothing else.
 
     FrontError when there is no such trial or it has no ticket; TicketError when the ticket is
     damaged, the network cannot be exported, or the folder cannot be written.

@@ -135,11 +135,7 @@ def to_csv(front: Front) -> str:
 
 def notes(front: Front) -> list[str]:
     """What else to know of the figures, for people: a sentence each."""
-    found = []
-    if front.num_repeats is not None:
-        found += _about_seeds(front)
-    elif any(_intervals(trial) for trial in front.members):
-        found.append("in brackets: 95 % interval of the accuracy, for these examples (Wilson)")
+    found = [] if front.num_repeats is None else _about_seeds(front)
     if front.epsilon:
         found.append(_about_thinning(front))
     if front.reference is not None:
@@ -148,13 +144,15 @@ def notes(front: Front) -> list[str]:
 
 
 def _about_seeds(front: Front) -> list[str]:
-    most = max(len(trial.runs) for trial in front.candidates)
     found = [
         "figures are means over the seeds of a configuration, and the front is that of the means; "
-        "in brackets: lowest and highest; trial and run are those of the best verified one"
+        "trial and run are those of the best verified one"
     ]
-    if most == 1:
-        found = ["no configuration has completed with more than one seed"]
+    if max(len(trial.runs) for trial in front.candidates) == 1:
+        found = [
+            "no configuration has completed with more than one seed; study_run all takes all "
+            "searches of a study together"
+        ]
     if front.num_repeats:
         found.append(
             f"{front.num_repeats} runs repeat the configuration and seed of a later one, and do "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from search.display import stdout
-from search.display_front import front_table
+from search.display_front import WIDTH, front_table
 from spaces.base import ConfigError
 from spaces.metrics import metric
 
@@ -166,4 +166,5 @@ def print_front(found: Front, format: str) -> None:
     elif format == "csv":
         print(found.to_csv(), end="")
     else:
-        stdout().print(front_table(found))
+        out = stdout()
+        out.print(front_table(found, out.width if out.is_terminal else WIDTH))
