@@ -28,7 +28,8 @@ BATCH_SIZES = (1, 7)
 def onnx_bytes(model: nn.Module, input_shape: tuple[int, ...]) -> bytes:
     """An eval-mode network on the CPU as ONNX: float32 `x` of any batch size in, `logits` out.
 
-    The same network gives the same bytes, in every process and folder. TicketError when the network cannot be exported.
+    The same network gives the same bytes, in every process and folder. TicketError when it cannot
+    be exported.
     """
     x_BCHW = torch.zeros(2, *input_shape)
     batch = torch.export.Dim("batch")
