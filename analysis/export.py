@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import lzma
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from mlflow.exceptions import MlflowException
 
 from analysis.errors import FrontError
-from analysis.files import ticket_folder
+from analysis.exports.add import add_exports, check_routes
+from analysis.files import check_ticket_place, ticket_folder
 from analysis.front import check_rule, load_front
-from analysis.manifest import (
-    EXPORTS,
-    MANIFEST,
-    ONNX,
-    TENSORS,
-    ExportRecord,
-    read_manifest,
-    write_manifest,
-)
-from analysis.onnx_model import BATCH_SIZES, check_onnx, write_onnx
+from analysis.manifest import MANIFEST, TENSORS
 from analysis.recorded import Trial
 from analysis.store import no_progress_bar, open_store, read_study
-from analysis.ticket import Ticket, load_ticket
+from analysis.ticket import load_ticket, save_ticket
 from spaces.metrics import Constraint
-from trainers.data import load_data
 
 ARTIFACT = "ticket"
-NUM_EXAMPLES = 28
 
 
 def export_ticket(
@@ -42,26 +30,49 @@ def export_ticket(
     best: str | None = None,
     where: Sequence[str | Constraint] = (),
     tracking_uri: str | None = None,
-    onnx: bool = True,
+    routes: Sequence[str] = ("onnx",),
 ) -> Path:
-    """Write the ticket of one trial to `folder`, with `model.onnx` unless `onnx` is False.
+    """Write the ticket of one trial to `folder`, with exports by `routes` (`exports.ROUTES`).
 
     The trial is `source` itself (a member of a front), or that of study `source` (name or YAML
     file) with run id `run`, or the one that rule `best` picks among the trials that satisfy
-    `where`. The ONNX model is checked against the weights on validation examples; the folder
-    appears whole or not at all, and may replace an older ticket but nothing else.
+    `where`. `source` may be the folder of a ticket too, to export that one. Every export is
+    compared with the weights on validation examples and timed; the folder appears whole or not at
+    all, and may replace an older ticket but nothing else.
 
     FrontError when there is no such trial or it has no ticket; TicketError when the ticket is
     damaged, the network cannot be exported, or the folder cannot be written.
     """
-    trial = _choose(source, run, best, where, tracking_uri)
-    folder = Path(folder)
-    with ticket_folder(folder) as new:
-        _download(trial, new)
+    check_routes(routes)
+    check_ticket_place(Path(folder))
+    given = _ticket_folder(source, run, best, where)
+    trial = None if given is not None else _choose(source, run, best, where, tracking_uri)
+    with ticket_folder(Path(folder)) as new:
+        if trial is None:
+            assert given is not None
+            save_ticket(load_ticket(given), new)
+        else:
+            _download(trial, new)
         ticket = load_ticket(new)
-        if onnx:
-            add_onnx(ticket, new)
-    return folder
+        if routes:
+            add_exports(ticket, new, routes)
+    return Path(folder)
+
+
+def _ticket_folder(
+    source: str | Path | Trial,
+    run: str | None,
+    best: str | None,
+    where: Sequence[str | Constraint],
+) -> Path | None:
+    """`source` when it is the folder of a ticket."""
+    if isinstance(source, Trial) or not (Path(source) / MANIFEST).is_file():
+        return None
+    if run or best or where:
+        raise FrontError(
+            f"{source} is a ticket: run, best and where choose one from a study; leave them out"
+        )
+    return Path(source)
 
 
 def _choose(
@@ -107,25 +118,3 @@ def _download(trial: Trial, folder: Path) -> None:
             f"the ticket of run {trial.run_id} cannot be read from the artifacts of "
             f"{trial.tracking_uri}: {error}"
         ) from error
-
-
-def add_onnx(ticket: Ticket, folder: Path) -> None:
-    """Write model.onnx beside a saved ticket, checked on validation examples; TicketError."""
-    data = load_data(ticket.config.data, torch.device("cpu"))
-    model = ticket.model()
-    write_onnx(model, ticket.input_shape, folder / ONNX)
-    check = check_onnx(folder / ONNX, model, data.validation.x[:NUM_EXAMPLES], BATCH_SIZES)
-    content = (folder / ONNX).read_bytes()
-    record = ExportRecord(
-        files=EXPORTS["onnx"],
-        bytes=len(content),
-        compressed_bytes=len(lzma.compress(content)),
-        max_abs_difference=check.max_abs_difference,
-        tolerance=check.tolerance,
-        agreement=1.0,
-        num_examples=check.num_examples,
-        split="validation",
-        batch_sizes=check.batch_sizes,
-        tools={"onnxruntime": check.onnxruntime},
-    )
-    write_manifest(folder, read_manifest(folder).model_copy(update={"exports": {"onnx": record}}))

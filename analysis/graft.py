@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from analysis.errors import TicketError
-from analysis.export import add_onnx
+from analysis.exports import add_exports
 from analysis.files import check_ticket_place, ticket_folder
 from analysis.manifest import MANIFEST, Provenance
 from analysis.ticket import Ticket, load_ticket, save_ticket
@@ -92,7 +92,7 @@ def graft_ticket(
     with ticket_folder(to) as workshop:
         save_ticket(new, workshop)
         if onnx:
-            add_onnx(new, workshop)
+            add_exports(new, workshop, ("onnx",))
     return GraftReport(to, before, after, new.provenance)
 
 

@@ -11,29 +11,21 @@ from pathlib import Path
 
 import onnxruntime
 import torch
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from torch import Tensor, nn
 
 from analysis.errors import TicketError
+from analysis.files import write_whole
 from analysis.manifest import OnnxCheck
 from analysis.version import library_version
+from trainers.lowering.onnx_writer import INPUT, OUTPUT
+from trainers.lowering.runtime import ORT_ERRORS
 
 RELATIVE_TOLERANCE = 1e-5
 BATCH_SIZES = (1, 7)
-INPUT, OUTPUT = "x", "logits"
-# ONNX Runtime's errors have no common base but Exception.
-_ORT_ERRORS = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)
 
 
-def write_onnx(model: nn.Module, input_shape: tuple[int, ...], path: Path) -> None:
-    """Export an eval-mode network on the CPU: float32 `x` of any batch size in, `logits` out.
+def onnx_bytes(model: nn.Module, input_shape: tuple[int, ...]) -> bytes:
+    """An eval-mode network on the CPU as ONNX: float32 `x` of any batch size in, `logits` out.
 
     TicketError when the network cannot be exported.
     """
@@ -51,13 +43,18 @@ def write_onnx(model: nn.Module, input_shape: tuple[int, ...], path: Path) -> No
                 verbose=False,
             )
             assert program is not None
-            program.save(str(path), external_data=False)
+            return bytes(program.model_proto.SerializeToString())
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise TicketError(
-            f"the network cannot be exported to ONNX ({reason}): export without --onnx, or use "
+            f"the network cannot be exported to ONNX ({reason}): export with --no-onnx, or use "
             "operations that torch.onnx supports"
         ) from error
+
+
+def write_onnx(model: nn.Module, input_shape: tuple[int, ...], path: Path) -> None:
+    """Write `onnx_bytes` to a file."""
+    write_whole(path, onnx_bytes(model, input_shape))
 
 
 def check_onnx(
@@ -81,7 +78,7 @@ def check_onnx(
                 expected_BK = model(x)
             differences.append((torch.from_numpy(found) - expected_BK).abs().max())
             largest = max(largest, float(expected_BK.abs().max()))
-    except _ORT_ERRORS as error:
+    except ORT_ERRORS as error:
         raise TicketError(f"{path} cannot be run by ONNX Runtime ({error})") from error
     difference = float(torch.stack(differences).max())  # NaN stays NaN, and fails below
     tolerance = RELATIVE_TOLERANCE * largest

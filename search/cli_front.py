@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.console import Console
 
 from search.display import front_table, stdout
+from search.display_exports import exports_table
 
 if TYPE_CHECKING:
     from analysis import Front
@@ -67,14 +69,36 @@ def export(
     best: Best = None,
     where: Where = None,
     onnx: Annotated[bool, typer.Option(help="Write model.onnx, checked against PyTorch.")] = True,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="compact.onnx: without units that do nothing.")
+    ] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="int8.onnx: compacted, in 8-bit integers.")
+    ] = False,
+    c: Annotated[
+        bool, typer.Option("--c", help="model.c and model.h: C99 with sparse rows, no dependency.")
+    ] = False,
+    csr: Annotated[
+        bool, typer.Option("--csr", help="csr.safetensors: sparse rows, for other runtimes.")
+    ] = False,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Write the ticket of one trial: manifest, weights, masks and ONNX model."""
-    from analysis import export_ticket  # noqa: PLC0415
+    """Write the ticket of one trial, or of a ticket's folder, and what ships, checked and timed."""
+    from analysis import export_ticket, load_ticket  # noqa: PLC0415
 
+    chosen = {"onnx": onnx, "compact": compact, "int8": int8, "c": c, "csr": csr}
     folder = export_ticket(
-        study, to, run=run, best=best, where=where or (), tracking_uri=tracking_uri, onnx=onnx
+        study,
+        to,
+        run=run,
+        best=best,
+        where=where or (),
+        tracking_uri=tracking_uri,
+        routes=[route for route, wanted in chosen.items() if wanted],
     )
+    ticket = load_ticket(folder)
+    if ticket.exports:
+        Console(stderr=True).print(exports_table(ticket))
     print(f"next: goldenticket verify {shlex.quote(str(folder))}", file=sys.stderr)
     print(folder)
 

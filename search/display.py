@@ -64,12 +64,18 @@ def quantity(name: str, value: float | None) -> str:
     if unit == "fraction":
         return f"{value:.1%}"
     if unit == "s":
-        return duration(value)
+        return duration(value) if value >= 0.1 else _short_duration(value)
+    if unit == "B":
+        return f"{value:.0f} B" if value < 1024 else f"{value / 1024:.3g} KiB"
     rounded = float(f"{value:.3g}")  # before the letter is chosen: 999,999 is 1M, not 1000k
     for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if rounded >= size:
             return f"{rounded / size:g}{letter}"
     return f"{value:g}"
+
+
+def _short_duration(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g} ms" if seconds >= 1e-3 else f"{1e6 * seconds:.3g} µs"
 
 
 def plain_table(headings: Sequence[str], num_texts: int = 1) -> Table:

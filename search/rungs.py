@@ -167,8 +167,9 @@ class ParetoRule(StoppingRule):
         brackets: int = 1,
     ) -> None:
         super().__init__(grace_epochs, reduction_factor, max_epochs, brackets)
-        self._moving = tuple(dict.fromkeys(moving)) or tuple(costs)
-        self._costs = tuple(costs) if moving else ()
+        # Several objectives may have one and the same figure at a rung.
+        moving, costs = (tuple(dict.fromkeys(names)) for names in (moving, costs))
+        self._moving, self._costs = (moving, costs) if moving else (costs, ())
 
     @abstractmethod
     def loss(self, name: str, metrics: Mapping[str, float]) -> float:
@@ -221,7 +222,9 @@ class Moasha(ParetoRule):
         costs = [at_rung(name) for name in objectives if metric(name).is_static]
         super().__init__(moving, costs, grace_epochs, reduction_factor, max_epochs, brackets)
         self.pauses = pauses
-        self._limits = tuple(c for c in constraints if metric(c.metric).is_static)
+        # A limit is in its own metric's unit: it says nothing of what stands in for that.
+        static = (c for c in constraints if metric(c.metric).is_static)
+        self._limits = tuple(c for c in static if not metric(c.metric).stand_in)
 
     def loss(self, name: str, metrics: Mapping[str, float]) -> float:
         """By the direction that the metric has."""
@@ -238,8 +241,9 @@ def at_rung(name: str) -> str:
     """The metric that stands for an objective before the end of training."""
     if name.startswith("verified_accuracy") or name == "falsified_accuracy_bound":
         return "rung_score"
-    planned = f"planned_{name}"
-    return planned if metric(name).has_plan else name
+    if metric(name).has_plan:
+        return f"planned_{name}"
+    return metric(name).stand_in or name
 
 
 def build_rule(study: StudyConfig) -> StoppingRule | None:

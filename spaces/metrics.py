@@ -31,6 +31,8 @@ class Metric:
     `methods` are the topology methods whose trials have it; empty when every trial has it.
     `of_front`: it is found after the search, for members of the front only. `of_plan`: it is what
     is planned for the end, known before it; for early stopping, never an aim of its own.
+    `stand_in`: what is compared in its place before the end of training. `on_request`: the setting
+    without which it is not measured.
     """
 
     name: str
@@ -40,6 +42,8 @@ class Metric:
     methods: tuple[str, ...] = ()
     of_front: bool = False
     of_plan: bool = False
+    stand_in: str = ""
+    on_request: str = ""
 
     @property
     def is_objective(self) -> bool:
@@ -54,7 +58,7 @@ class Metric:
     @property
     def is_static(self) -> bool:
         """Whether it is known from a trial's beginning, and training barely moves it."""
-        return self.has_plan or self.name == "dense_inference_flops"
+        return self.has_plan or self.name == "dense_inference_flops" or bool(self.stand_in)
 
 
 _SHARE = "fraction"
@@ -94,6 +98,40 @@ METRICS: Mapping[str, Metric] = {
             )
         ),
         Metric("dense_inference_flops", "minimize", "flop", "The same network without zeros."),
+        *(
+            Metric(name, "minimize", unit, text, stand_in=f"planned_{stand_in}")
+            for name, unit, text, stand_in in (
+                (
+                    "compacted_flops",
+                    "flop",
+                    "One example, the compacted network with its zeros: what dense code computes.",
+                    "inference_flops",
+                ),
+                (
+                    "flash_bytes",
+                    "B",
+                    "Weights, indices and constants of the generated C.",
+                    "num_active_parameters",
+                ),
+                (
+                    "ram_bytes",
+                    "B",
+                    "Static memory of the generated C: all activations of one example.",
+                    "inference_flops",
+                ),
+            )
+        ),
+        *(
+            Metric(
+                name,
+                "minimize",
+                "s",
+                f"{text} through the compacted network: ONNX Runtime, one thread, median.",
+                stand_in="planned_inference_flops",
+                on_request="evaluation.latency",
+            )
+            for name, text in (("latency_s", "One example"), ("latency_256_s", "256 examples"))
+        ),
         Metric(
             "training_flops",
             "minimize",
@@ -182,6 +220,18 @@ _HOLDS: Mapping[str, Callable[[float, float], bool]] = {
 }
 
 
+_UNITS = {"k": 1e3, "M": 1e6, "G": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "us": 1e-6, "ms": 1e-3}
+
+
+def _number(text: str) -> float:
+    """A number with or without a unit; NaN when it is neither."""
+    digits = text.rstrip("".join(_UNITS))
+    try:
+        return float(digits) * _UNITS.get(text[len(digits) :], math.nan if digits != text else 1.0)
+    except ValueError:
+        return math.nan
+
+
 class Constraint(Config):
     """A condition on one metric, written as text: `natural_accuracy >= 0.85`."""
 
@@ -200,12 +250,12 @@ class Constraint(Config):
         metric(name)
         if operator not in _HOLDS:
             raise ConfigError(f"{show(text)}: the operator must be >=, <=, > or <, not {operator}")
-        try:
-            bound = float(number)
-        except ValueError:
-            bound = math.nan
+        bound = _number(number)
         if not math.isfinite(bound):
-            raise ConfigError(f"{show(text)}: {show(number)} must be a finite number: {form}")
+            raise ConfigError(
+                f"{show(text)}: {show(number)} must be a finite number, which may end in "
+                f"{', '.join(_UNITS)}: {form}"
+            )
         if metric(name).unit == _SHARE and not 0.0 <= bound <= 1.0:
             raise ConfigError(
                 f"{show(text)}: {name} is a share, from 0 to 1: {number} of a hundred is written "

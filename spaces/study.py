@@ -184,6 +184,11 @@ class StudyConfig(Config):
                     f"{where}: {name} is what is planned before the end, for early stopping: use "
                     f"{name.removeprefix('planned_')} here"
                 )
+            if metric(name).on_request and not self.evaluation.latency:
+                yield (
+                    f"{where}: {name} is measured when {metric(name).on_request} is true: set "
+                    "evaluation: {latency: true}"
+                )
             if name not in known:
                 radius = name.removeprefix(radius_metric(0).removesuffix("0"))
                 yield (

@@ -283,6 +283,11 @@ class EvaluationConfig(Config):
         description="Once the search has ended, find exact verdicts for the members of the front: "
         "metric exact_verified_accuracy.",
     )
+    latency: bool = Field(
+        False,
+        description="Time the compacted network at the end of a trial, for about half a second: "
+        "metrics latency_s and latency_256_s. Trials that run beside it slow it down.",
+    )
     attack_steps: int = Field(20, ge=1)
     attack_restarts: int = Field(2, ge=1)
     rung_score: Literal["small_radius", "training_radius", "mean_radii"] = Field(

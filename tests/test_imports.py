@@ -16,7 +16,7 @@ FORBIDDEN = {
 TRAINER_ROWS = [
     {"loop"},
     {"evaluate", "operations", "conformance"},
-    {"gather", "verify", "sparsifier"},
+    {"gather", "verify", "sparsifier", "lowering"},
     {"signals"},
     {"losses", "relaxation", "units", "compaction", "grafting"},
     {"attack", "topology"},

@@ -1,4 +1,4 @@
-"""What a network costs: operations, parameters, time.
+"""What a network costs: operations and parameters.
 
 A multiply-add counts as two operations; only non-zero weights of Linear and Conv2d layers count
 (biases, normalisation, activations and pooling are left out, as the field does). A weight of a
@@ -7,8 +7,6 @@ convolution is used once per output position, padding included.
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -140,35 +138,6 @@ def density(model: nn.Module) -> float:
     if total == 0:
         raise ModelError("the network has no Linear or Conv2d layer, so density has no meaning")
     return sum(nonzero_counts(model).values()) / total
-
-
-def measure_latency(
-    model: nn.Module, input_shape: Sequence[int], batch_size: int = 1, repeats: int = 20
-) -> float:
-    """Median seconds of one inference pass of a batch, on one CPU thread (or the model's GPU)."""
-    x = _zeros(model, batch_size, input_shape)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with evaluating(model), torch.no_grad():
-            for _ in range(3):  # the first passes choose kernels and fill caches
-                model(x)
-            return statistics.median(_timed(model, x) for _ in range(repeats))
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _timed(model: nn.Module, x: Tensor) -> float:
-    _wait(x.device)
-    start = time.perf_counter()
-    model(x)
-    _wait(x.device)
-    return time.perf_counter() - start
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _zeros(model: nn.Module, batch_size: int, input_shape: Sequence[int]) -> Tensor:

@@ -17,6 +17,7 @@ from trainers.bounds.crown import crown_values
 from trainers.compaction import effective_counts
 from trainers.data import Split
 from trainers.errors import UnsupportedLayer
+from trainers.lowering.shipping import shipping_cost
 from trainers.models.modes import evaluating
 from trainers.verify import verify_radii
 from trainers.wiring import Wiring
@@ -80,6 +81,7 @@ def evaluate(
         "falsified_accuracy_bound": result.falsified_accuracy_bound,
         **model_cost(model, tuple(split.x.shape[1:])),
         **unstable_by_crown(model, x_BCHW[:NUM_CROWN_EXAMPLES], config.radius),
+        **shipping_cost(model, tuple(split.x.shape[1:]), latency=config.latency),
     }
     for radius in config.radii:
         metrics[f"verified_accuracy_at_{radius:g}"] = results[radius].verified_accuracy

@@ -12,7 +12,7 @@ import torch
 
 from analysis.certificate import Certificate, verify_ticket, wilson
 from analysis.errors import CertificateKept, TicketError
-from analysis.export import add_onnx
+from analysis.exports import add_exports
 from analysis.manifest import Provenance, read_manifest, sha256
 from analysis.ticket import Ticket, load_ticket, save_ticket
 from trainers.data import load_data
@@ -210,14 +210,14 @@ def test_other_data_than_in_training_are_an_error(ticket: Ticket, tmp_path: Path
 @pytest.mark.slow
 def test_an_onnx_model_of_other_weights_is_an_error(folder: Path, ticket_of) -> None:
     other = ticket_of(seed=1)
-    add_onnx(other, folder)
+    add_exports(other, folder, ["onnx"])
     with pytest.raises(TicketError, match=r"model\.onnx and the weights disagree"):
         verify_ticket(folder, examples=10)
 
 
 @pytest.mark.slow
 def test_the_onnx_model_is_compared_on_the_certified_examples(folder: Path, ticket) -> None:
-    add_onnx(ticket, folder)
+    add_exports(ticket, folder, ["onnx"])
     certificate: Certificate = verify_ticket(folder, radii=[0.01], examples=10)
     assert certificate.onnx is not None
     assert certificate.onnx.num_examples == 10

@@ -38,7 +38,7 @@ def test_an_exported_folder_holds_the_recorded_ticket_and_its_onnx_model(exporte
     assert all(torch.equal(found.weights[name], ticket.weights[name]) for name in ticket.weights)
     record = found.exports["onnx"]
     assert record.tolerance is not None and record.max_abs_difference <= record.tolerance
-    assert record.batch_sizes == (1, 7)
+    assert record.batch_sizes == (1, 7, 256)
 
 
 @pytest.mark.slow
@@ -116,10 +116,10 @@ def test_a_network_that_cannot_be_exported_is_told(tmp_path: Path) -> None:
 
 
 def test_a_run_is_exported_by_its_id_or_as_a_member_of_a_front(store, tmp_path: Path) -> None:
-    options = {"tracking_uri": store.uri, "onnx": False}
+    options = {"tracking_uri": store.uri, "routes": ()}
     by_id = export_ticket("digits", tmp_path / "a", run=store.runs["digits/1"][:10], **options)
     member = load_front("digits", tracking_uri=store.uri).best("verified")
-    as_member = export_ticket(member, tmp_path / "b", onnx=False)
+    as_member = export_ticket(member, tmp_path / "b", routes=())
     assert sorted(os.listdir(by_id)) == sorted(os.listdir(as_member)) == BARE
     assert (by_id / "ticket.json").read_bytes() == (as_member / "ticket.json").read_bytes()
 

@@ -317,3 +317,16 @@ def test_rules_are_those_that_the_study_names(tmp_path: Any) -> None:
     for name, kind in names.items():
         settings = {"name": name} if name == "fifo" else {"name": name, "grace_epochs": 1}
         assert type(build_rule(toy_study(tmp_path, scheduler=settings))) is kind
+
+
+def test_what_a_network_needs_where_it_ships_is_compared_by_what_stands_for_it():
+    names = ("natural_accuracy", "compacted_flops", "latency_s", "flash_bytes", "inference_flops")
+    constraints = [Constraint.parse("flash_bytes <= 64KiB"), Constraint.parse("density <= 0.5")]
+    rule = Moasha(names, constraints, 1, 2, 8)
+    few = {"natural_accuracy": 0.9, "planned_inference_flops": 5e3, "planned_density": 0.4}
+    view = rule.view({**few, "planned_num_active_parameters": 1e9})
+    assert rule.told(view) == (
+        "natural_accuracy 0.9, planned_inference_flops 5000, planned_num_active_parameters 1e+09"
+    )
+    assert view[-1] == 0.0  # a limit in bytes says nothing of a count
+    assert rule.violation({**few, "planned_density": 0.75}) == pytest.approx(0.25)

@@ -18,7 +18,8 @@ CONTRACT = (
     "dense_inference_flops dense_twin_natural_accuracy dense_twin_verified_accuracy "
     "unstable_relus_ibp unstable_share_ibp unstable_relus_crown unstable_share_crown "
     "planned_inference_flops planned_density planned_num_active_parameters "
-    "exact_verified_accuracy exact_falsified_accuracy_bound"
+    "exact_verified_accuracy exact_falsified_accuracy_bound "
+    "compacted_flops flash_bytes ram_bytes latency_s latency_256_s"
 ).split()
 
 
@@ -101,8 +102,9 @@ def test_a_constraint_holds_exactly_where_nothing_is_violated(operator, bound, v
         ),
         (
             "density >= many",
-            "'density >= many': 'many' must be a finite number: write it as "
-            "`<metric> <operator> <number>`, for example `natural_accuracy >= 0.85`",
+            "'density >= many': 'many' must be a finite number, which may end in k, M, G, KiB, "
+            "MiB, us, ms: write it as `<metric> <operator> <number>`, for example "
+            "`natural_accuracy >= 0.85`",
         ),
     ],
 )
@@ -110,6 +112,27 @@ def test_a_wrong_constraint_says_why(text, message):
     with pytest.raises(ConfigError) as caught:
         Constraint.parse(text)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "bound"),
+    [
+        ("flash_bytes <= 64KiB", 65536.0),
+        ("ram_bytes < 0.5MiB", 524288.0),
+        ("inference_flops <= 1M", 1e6),
+        ("inference_flops <= 1.5e3k", 1.5e6),
+        ("latency_s <= 50us", 5e-5),
+        ("latency_256_s < 2ms", 2e-3),
+    ],
+)
+def test_a_bound_may_have_a_unit(text, bound):
+    assert Constraint.parse(text).bound == pytest.approx(bound, rel=1e-12)
+
+
+@pytest.mark.parametrize("number", ["64KB", "64kb", "KiB", "1Mk", "1 M", "1e", "0x10", "infk"])
+def test_a_unit_that_could_mean_two_things_is_refused(number):
+    with pytest.raises(ConfigError, match=r"may end in k, M, G, KiB, MiB, us, ms|no constraint"):
+        Constraint.parse(f"flash_bytes <= {number}")
 
 
 def test_a_metric_that_was_not_measured_is_an_error():

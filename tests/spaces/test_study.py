@@ -311,3 +311,15 @@ def test_all_problems_of_a_file_are_told_at_once(tmp_path):
         "space.topology.rigl.density.high",
         "space.lr",
     ]
+
+
+@pytest.mark.parametrize("key", ["objectives", "constraints"])
+def test_a_latency_must_be_asked_for(key):
+    wanted = {"objectives": ["natural_accuracy", "latency_s"], "constraints": ["latency_s <= 1ms"]}
+    tree = {
+        "name": "a", "data": {"name": "digits"}, "evaluation": {"radius": 0.05},
+        "budget": {"trials": 1, "epochs": 1}, key: wanted[key],
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match=r"latency_s is measured when evaluation\.latency is"):
+        StudyConfig.from_dict(tree)
+    StudyConfig.from_dict({**tree, "evaluation": {"radius": 0.05, "latency": True}})

@@ -112,22 +112,3 @@ def test_counts_name_prunable_weights():
     model = small_cnn()
     assert list(cost.nonzero_counts(model)) == list(prunable_weights(model))
     assert cost.dense_counts(model) == {"0.weight": 72, "4.weight": 180}
-
-
-def test_latency_is_measured_on_one_thread_which_are_given_back():
-    seen = []
-
-    class Spy(nn.Linear):
-        def forward(self, x):
-            seen.append((torch.get_num_threads(), len(x), torch.is_grad_enabled()))
-            return super().forward(x)
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        seconds = cost.measure_latency(Spy(10, 10), (10,), batch_size=4, repeats=5)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
-    assert 0 < seconds < 1
-    assert seen == [(1, 4, False)] * 8

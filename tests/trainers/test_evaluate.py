@@ -5,11 +5,16 @@ import sys
 import pytest
 import torch
 from networks import family
+from torch import nn
 
 from spaces.training import EvaluationConfig
 from trainers.bounds import IntervalPass, ball
+from trainers.cost import dense_flops
 from trainers.data import Split
 from trainers.evaluate import count_positive, evaluate, evaluate_by_intervals, rung_radii
+from trainers.lowering import simplify
+from trainers.lowering.memory import memory_plan
+from trainers.lowering.shipping import shipping_cost
 
 MODULE = sys.modules[evaluate.__module__]  # the function's name hides it
 
@@ -108,3 +113,30 @@ class TestRungScore:
         config = question(rung_score="training_radius")
         found = evaluate_by_intervals(IntervalPass(model), split, config, train_epsilon=0.0)
         assert found["rung_score"] == found["natural_accuracy"] == 1.0
+
+
+def test_what_the_network_needs_where_it_ships_is_counted_and_its_latency_taken_on_request():
+    model, split = a_split()
+    program = simplify(model, split.x.shape[1:])
+    plan = memory_plan(program, split.x.shape[1:])
+    found = evaluate(model, split, question(methods=["ibp"]), split_name="validation").metrics
+    assert found["compacted_flops"] == dense_flops(program, split.x.shape[1:])
+    assert (found["flash_bytes"], found["ram_bytes"]) == (plan.flash_bytes, plan.ram_bytes)
+    assert not {"latency_s", "latency_256_s"} & found.keys()
+    asked = question(methods=["ibp"], latency=True)
+    timed = evaluate(model, split, asked, split_name="validation").metrics
+    assert 0.0 < timed["latency_s"] < timed["latency_256_s"] < 1.0
+
+
+def test_a_network_that_cannot_be_compacted_is_counted_whole():
+    class HardCoded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(1, 4, 3), nn.Linear(36, 3)
+            self.first.weight.data[0] = 0.0
+
+        def forward(self, x):
+            return self.second(self.first(x).relu().view(-1, 36))
+
+    found = shipping_cost(HardCoded(), (1, 5, 5))
+    assert found["compacted_flops"] == 2 * (4 * 9 * 9 + 36 * 3)

@@ -17,14 +17,21 @@ def normalize(op: Any, value: Tensor) -> tuple[Tensor, Norm]:
 
     In training mode the statistics are those of `value`, and running ones are updated.
     """
-    if op.training:
-        out, mean, inverse_std = _normalize_batch(op, value)
-    else:
-        out, mean = op(value), op.running_mean
-        inverse_std = torch.rsqrt(op.running_var + op.eps)
+    if not op.training:
+        return op(value), running_norm(op)
+    out, mean, inverse_std = _normalize_batch(op, value)
+    return out, _norm(op, mean, inverse_std)
+
+
+def running_norm(op: Any) -> Norm:
+    """Scale and shift of a layer of batch normalisation in evaluation mode."""
+    return _norm(op, op.running_mean, torch.rsqrt(op.running_var + op.eps))
+
+
+def _norm(op: Any, mean: Tensor, inverse_std: Tensor) -> Norm:
     scale = inverse_std if op.weight is None else inverse_std * op.weight
     shift = -mean * scale if op.bias is None else op.bias - mean * scale
-    return out, (scale, shift)
+    return scale, shift
 
 
 def apply_norm(norm: Norm, value: Tensor) -> Tensor:

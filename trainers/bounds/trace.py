@@ -30,8 +30,11 @@ from trainers.models.grafted import GraftedReLU
 def trace(model: nn.Module) -> Program:
     """Follow `model` once with torch.fx and write it as steps, in order of execution.
 
-    Raises UnsupportedLayer, naming the layer and its place, for whatever has no bound.
+    A Program is itself. Raises UnsupportedLayer, naming the layer and its place, for whatever has
+    no bound.
     """
+    if isinstance(model, Program):
+        return model
     if any(_behaves_as(model, layer) for layer in _PLAIN_LAYERS):
         model = nn.Sequential(model)
     if model._forward_hooks or model._forward_pre_hooks:

@@ -1,0 +1,41 @@
+"""How the exports of a ticket look to a person."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+
+from search.display import plain_table, quantity, titled
+
+if TYPE_CHECKING:
+    from analysis.ticket import Ticket
+
+
+def exports_table(ticket: Ticket) -> Group:
+    """One row per export: size, speed beside dense ONNX, and how near to the PyTorch model."""
+    table = plain_table(
+        ["files", "size", "xz", "1 example", "faster", "256", "faster", "largest Δ", "same class"]
+    )
+    for record in ticket.exports.values():
+        table.add_row(
+            ", ".join(record.files),
+            quantity("flash_bytes", record.bytes),
+            quantity("flash_bytes", record.compressed_bytes),
+            quantity("latency_s", record.latency_s),
+            _times(record.latency_s, record.dense_latency_s),
+            quantity("latency_s", record.latency_256_s),
+            _times(record.latency_256_s, record.dense_latency_256_s),
+            f"{record.max_abs_difference:.1e}",
+            f"{record.agreement:.1%}",
+        )
+    first = next(iter(ticket.exports.values()))
+    caption = (
+        f"{first.split} split, {first.num_examples} examples  ·  one thread, median of turns with "
+        "the dense network in ONNX Runtime, which `faster` is beside"
+    )
+    return titled("Exports", table, caption)
+
+
+def _times(own: float | None, dense: float | None) -> str:
+    return "-" if own is None or dense is None else f"{dense / own:.2f}x"
