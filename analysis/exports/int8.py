@@ -28,27 +28,24 @@ from torch import Tensor
 
 from trainers.lowering.onnx_writer import INPUT
 
-NUM_CALIBRATION = 256
-"""The first so many training examples tell the ranges of activations."""
 _BATCH = 64
 _ROUNDED = ("Conv", "Gemm", "Relu", "Add", "AveragePool", "Flatten")
 
 
-def int8_model(model: onnx.ModelProto, x_BCHW: Tensor) -> onnx.ModelProto:
-    """A compact network (`trainers.lowering.onnx_model`) in 8 bits; the same in, the same out.
+def int8_bytes(compact: bytes, x_BCHW: Tensor) -> bytes:
+    """int8.onnx of a compact.onnx; the same bytes in, the same bytes out.
 
-    `x_BCHW` are training examples; the first NUM_CALIBRATION of them are used, and none if the
-    network has no convolution.
+    `x_BCHW`: training examples, which tell the ranges of activations; a network without
+    convolutions does not need them.
     """
-    source = onnx.ModelProto()
-    source.CopyFrom(model)
+    source = onnx.load_model_from_string(compact)
     # There is nothing left to simplify; without this mark the quantiser gives advice.
     source.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
-    static = any(node.op_type == "Conv" for node in model.graph.node)
+    static = any(node.op_type == "Conv" for node in source.graph.node)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder) / "int8.onnx"
         if static:
-            _quantize_static(source, path, x_BCHW[:NUM_CALIBRATION])
+            _quantize_static(source, path, x_BCHW)
         else:
             quantize_dynamic(
                 source,
@@ -61,7 +58,7 @@ def int8_model(model: onnx.ModelProto, x_BCHW: Tensor) -> onnx.ModelProto:
         made = onnx.load(path)
     del made.metadata_props[:]
     onnx.checker.check_model(made, full_check=True)
-    return made
+    return bytes(made.SerializeToString(deterministic=True))
 
 
 def _quantize_static(source: onnx.ModelProto, path: Path, x_BCHW: Tensor) -> None:

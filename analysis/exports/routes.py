@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from analysis.exports.csr import csr_bytes, from_csr
-from analysis.manifest import COMPACT, CSR, ONNX
+from analysis.exports.int8 import int8_bytes
+from analysis.manifest import COMPACT, CSR, INT8, ONNX
 from analysis.onnx_model import onnx_bytes
 from analysis.ticket import Ticket
 from analysis.version import library_version
@@ -22,7 +23,7 @@ from trainers.lowering import onnx_model, simplify
 from trainers.lowering.runtime import Call, OnnxNetwork
 
 NUM_CALIBRATION = 256
-"""Training examples by which the ranges of 8-bit activations are found."""
+"""The first training examples, by which the ranges of 8-bit activations are found."""
 
 
 class Network(Protocol):
@@ -99,6 +100,11 @@ def _compact(source: Source) -> Export:
     return Export({COMPACT: source.compact}, OnnxNetwork(source.compact), tools=_runtime())
 
 
+def _int8(source: Source) -> Export:
+    content = int8_bytes(source.compact, source.data.train.x[:NUM_CALIBRATION])
+    return Export({INT8: content}, OnnxNetwork(content), is_rounded=True, tools=_runtime())
+
+
 def _csr(source: Source) -> Export:
     content = csr_bytes(source.program)
     network = TorchNetwork(from_csr(source.program, content))
@@ -112,6 +118,7 @@ def _runtime() -> dict[str, str]:
 ROUTES: Mapping[str, Callable[[Source], Export]] = {
     "onnx": _onnx,
     "compact": _compact,
+    "int8": _int8,
     "csr": _csr,
 }
 """By the names of `analysis.manifest.EXPORTS`."""
