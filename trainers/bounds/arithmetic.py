@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from trainers.bounds.interval import Activation, IntervalPass, absolute
 from trainers.bounds.program import Add, Affine, Program, SpatialMean
-from trainers.bounds.rounded import STEPS, Rounded
+from trainers.bounds.rounded import Rounded
 from trainers.errors import VerificationError
 
 UNIT = 2.0**-24
@@ -64,7 +64,8 @@ def _errors(interval: IntervalPass, lower: Tensor, upper: Tensor) -> dict[int, T
     values = interval.values(lower, lower, upper)
     errors, found = [torch.zeros_like(lower)], {}
     for number, step in enumerate(interval.program.steps, 1):
-        inputs = [(_size(interval.program, values, i) + errors[i], errors[i]) for i in step.inputs]
+        sizes = [_size(interval.program, values, i, step.op) for i in step.inputs]
+        inputs = [(size + errors[i], errors[i]) for size, i in zip(sizes, step.inputs, strict=True)]
         if isinstance(step.op, Rounded):
             found[number] = errors[step.inputs[0]]
             errors.append(torch.zeros_like(values[number].center))
@@ -74,16 +75,15 @@ def _errors(interval: IntervalPass, lower: Tensor, upper: Tensor) -> dict[int, T
     return found
 
 
-def _size(program: Program, values: list[Activation], number: int) -> Tensor:
-    """The largest size of a value; of one in 8 bits, any that its range has.
+def _size(program: Program, values: list[Activation], number: int, reader: nn.Module) -> Tensor:
+    """The largest size of a value; in a sum of values in 8 bits, any that their range has.
 
-    Sums of values in 8 bits may be formed from the numbers before their zero points are taken off.
+    Such sums may be formed from the numbers before their zero points are taken off.
     """
     size = values[number].center.abs() + values[number].radius
-    op: Any = program.steps[number - 1].op if number else None
-    if isinstance(op, Rounded):
-        span = op.scale * STEPS if op.scale is not None else 0.0
-        size = size.clamp(min=span)
+    op = program.steps[number - 1].op if number else None
+    if isinstance(op, Rounded) and op.scale is not None and isinstance(reader, Add):
+        return size.clamp(min=op.scale * (op.largest - op.least))
     return size
 
 

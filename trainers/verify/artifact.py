@@ -97,7 +97,7 @@ def _margin_of_rounded(
                 f"the runtime's logits are up to {float(beyond):.3g} beyond what the weights and "
                 "roundings in the file allow: it computes something else, and nothing is certified"
             )
-    return torch.full_like(x[:, 0].flatten(1)[:, 0], 2.0 * error)
+    return x.new_full((len(x),), 2.0 * error)
 
 
 def _margin_of_float32(program: Program, x: Tensor, logits_BK: Tensor) -> Tensor:
