@@ -151,9 +151,7 @@ def test_several_studies_make_one_front(home: Home, tmp_path: Path) -> None:
     answer = run_in(tmp_path, "front", *both, "--group-seeds", "--plot", "front.html")
     assert "no configuration has completed with more than one seed" in answer.out
     assert (tmp_path / "front.html").exists()
-    best = json.loads(
-        run_in(tmp_path, "front", *both, "--best", "smallest", "--format", "json").out
-    )
+    picked = run_in(tmp_path, "front", *both, "--best", "smallest", "--format", "json")
     answer = run_in(tmp_path, "export", *both, "--best", "smallest", "--no-onnx", "--to", "T")
     assert answer.out == "T\n"
     manifest = json.loads((tmp_path / "T" / "ticket.json").read_text())
