@@ -137,7 +137,7 @@ class _Writer:
         if not weights.values.size:
             yield f"{result} {bias};"
         elif weights.offsets is None:
-            self.kernels["dense_dot"] = c_kernels.DENSE_DOT
+            self.kernels["dense_dot"] = c_kernels.dense_dot()
             yield f"{result} dense_dot(in, w, {op.in_features}, {bias});"
             yield from self._advance(str(op.in_features), offsets=False)
         else:

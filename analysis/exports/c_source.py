@@ -96,8 +96,8 @@ void {name}_logits(const float *x, float *logits);
 /* The class with the greatest logit. Uses the same static workspace. */
 int {name}_predict(const float *x);
 
-/* As {name}_logits, with {upper}_WORKSPACE floats of the caller's, which may hold anything: calls
-   with different workspaces may run at the same time. */
+/* The same with a workspace of the caller's: {upper}_WORKSPACE floats, which may hold anything.
+   Calls with different workspaces may run at the same time. */
 void {name}_logits_in(float *workspace, const float *x, float *logits);
 
 #ifdef __cplusplus

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from trainers.lowering.memory import memory_plan
 
 from analysis.exports.routes import Source
 from analysis.manifest import Footprint, LayerWidth
 from trainers import cost
 from trainers.bounds.program import Program
 from trainers.compaction import live_units
+from trainers.lowering.memory import memory_plan
 from trainers.wiring import Wiring
 
 VECTOR_WIDTH = 16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from trainers.data import load_data
 from trainers.evaluate import model_cost
 from trainers.models import build_model, prunable_weights
 from trainers.verify import verify
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 RADIUS = 0.05
 
