@@ -88,7 +88,7 @@ class _Writer:
         """What comes before the loop over channels; the arrays of the layer."""
         weights = self.loop.weights
         if self.loop.clears:
-            yield f"memset(out, 0, {self.loop.writes.layout.size} * sizeof(float));"
+            yield from loop("k", self.loop.writes.layout.size, ["out[k] = 0.0f;"])
         if weights is None:
             return
         if weights.values.size:
