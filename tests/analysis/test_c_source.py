@@ -146,7 +146,8 @@ class TestAgainstPyTorch:
 
     def test_memory_is_only_used_as_declared(self, cases, tmp_path):
         """Inputs, logits and workspaces of exactly their sizes; the workspace holds anything."""
-        cases = {n: c for n, c in cases.items() if not n.endswith("_50")}  # sparse ones suffice
+        skipped = {*POOLINGS, *FAMILIES}  # sanitizers make compilers slow
+        cases = {n: c for n, c in cases.items() if n not in skipped and not n.endswith("_50")}
         checks = "".join(
             f"    check({n}_logits, {n}_logits_in, {n.upper()}_INPUTS, {n.upper()}_LOGITS, "
             f"{n.upper()}_WORKSPACE);\n"
