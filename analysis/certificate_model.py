@@ -7,15 +7,18 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import Field
 
+from analysis.intervals import wilson
 from analysis.manifest import OnnxCheck
 from spaces.base import Config
 from trainers.verify import CertifiedRadii, VerificationResult
 
-SCHEMA_VERSION = 2
-"""1 had no steps, tolerances, second opinion or certified radii, and a time limit per radius."""
+SCHEMA_VERSION = 3
+"""1 had no steps, tolerances, second opinion or certified radii, and a time limit per radius; 2 no
+artifacts."""
 
 
 class Step(Config):
@@ -158,6 +161,33 @@ class CertifiedRadius(Config):
         )
 
 
+class ArtifactRecord(Config):
+    """What was proved of one file that ships, or how else it was checked.
+
+    Only "certified" files have `results`; `how` tells what that rests on, or why a file is not.
+    """
+
+    file: str
+    sha256: str
+    status: Literal["certified", "same weights", "compared", "not certified"]
+    how: str
+    batch_size: int | None = Field(
+        None, description="Largest batch for which it holds; null: for all."
+    )
+    max_abs_difference: float | None = Field(
+        None, description="Of its runtime's logits from those of the network read from the file."
+    )
+    difference_from_weights: float | None = Field(
+        None, description="Of its runtime's logits from those of the ticket's weights."
+    )
+    agreement: float | None = Field(
+        None, description="Share of examples for which it predicts what the ticket's weights do."
+    )
+    num_examples: int = Field(0, description="On how many examples these were measured.")
+    results: tuple[RadiusResult, ...] = ()
+    seconds: float = 0.0
+
+
 class Certificate(Config):
     """What was proved of one ticket, on which examples, and by what."""
 
@@ -183,11 +213,13 @@ class Certificate(Config):
     own_figures: OwnFigures | None = None
     counterexamples: str | None = Field(
         description="sha256 of counterexamples.safetensors: a tensor `<radius>/<example>` for each "
-        "falsified example; None when there is none."
+        "falsified example, `<file>/<radius>/<example>` for one of an artifact; None when there is "
+        "none."
     )
     versions: dict[str, str]
     results: tuple[RadiusResult, ...]
     certified_radius: CertifiedRadius | None = None
+    artifacts: tuple[ArtifactRecord, ...] = Field((), description="The files that ship.")
 
     @property
     def summary(self) -> list[dict[str, float | int | str]]:
@@ -215,14 +247,6 @@ class Certificate(Config):
         """The certificate with its per-example verdicts as one JSON document."""
         document = {**self.model_dump(mode="json"), "summary": self.summary}
         return json.dumps(document, indent=1, allow_nan=False)
-
-
-def wilson(num_successes: int, num_trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson score interval of a proportion, 95 % by default (Wilson 1927)."""
-    n, share = num_trials, num_successes / num_trials
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _open_relus(counts: Mapping[int, int]) -> OpenRelus | None:
