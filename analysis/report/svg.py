@@ -1,0 +1,87 @@
+"""A drawing as a part of a page: its own ids, marks that the page's script finds, no fonts."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Mapping
+from xml.etree import ElementTree
+
+from analysis.plot_style import SVG, svg_image
+from analysis.report.drawing import SMALL, Drawing
+
+LEAST_PIXELS = 11.3  # of the smallest text, at any width of the page
+_REFERENCE = re.compile(r"url\(#([^)]+)\)")
+_XLINK = "{http://www.w3.org/1999/xlink}href"
+
+
+def inline_svg(
+    drawing: Drawing, titles: Mapping[str, str], stops: frozenset[str] = frozenset()
+) -> str:
+    """The drawing as SVG for a page with other drawings in it.
+
+    Groups with the id `run-<run id>` become marks: their attribute `data-run` says which trial,
+    their title is what `titles` says of it, and those in `stops` can be reached by the keyboard.
+    """
+    width, height = drawing.figure.get_size_inches() * 72.0
+    least = math.ceil(width * LEAST_PIXELS / SMALL)
+    style = f"min-width:{least}px;max-width:{1.75 * width:.0f}px"
+    if drawing.svg is not None:
+        return drawing.svg.replace("<svg ", f'<svg style="{style}" ', 1)
+    out = io.BytesIO()
+    drawing.figure.savefig(out, format="svg", metadata={"Date": None})
+    root = svg_image(out.getvalue(), drawing.label)
+    has_marks = False
+    referenced = _references(root)
+    for element in root.iter():
+        name = element.get("id", "")
+        if name.startswith("run-"):
+            _mark(element, name.removeprefix("run-"), titles, stops)
+            has_marks = True
+        elif name in referenced:
+            element.set("id", f"{drawing.name}-{name}")
+        elif name:
+            del element.attrib["id"]
+        _redirect(element, drawing.name)
+    root.set("role", "group" if has_marks else "img")
+    root.set("style", style)
+    root.attrib.pop("height", None)
+    root.attrib.pop("width", None)
+    root.set("viewBox", f"0 0 {width:g} {height:g}")
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _references(root: ElementTree.Element) -> set[str]:
+    found: set[str] = set()
+    for element in root.iter():
+        for key, value in element.attrib.items():
+            found.update(_REFERENCE.findall(value))
+            if key in (_XLINK, "href") and value.startswith("#"):
+                found.add(value[1:])
+    return found
+
+
+def _redirect(element: ElementTree.Element, prefix: str) -> None:
+    for key, value in list(element.attrib.items()):
+        if key in (_XLINK, "href") and value.startswith("#"):
+            del element.attrib[key]
+            element.set("href", f"#{prefix}-{value[1:]}")
+        elif "url(#" in value:
+            element.set(key, _REFERENCE.sub(rf"url(#{prefix}-\1)", value))
+
+
+def _mark(
+    group: ElementTree.Element, run_id: str, titles: Mapping[str, str], stops: frozenset[str]
+) -> None:
+    del group.attrib["id"]
+    group.set("data-run", run_id)
+    group.set("class", "mark")
+    if run_id in titles:
+        title = ElementTree.Element(f"{{{SVG}}}title")
+        title.text = titles[run_id]
+        group.insert(0, title)
+    if run_id in stops:
+        group.set("tabindex", "0")
+        group.set("role", "img")
+        group.set("aria-label", titles.get(run_id, run_id))
