@@ -71,9 +71,9 @@ def _draw(certificate: Certificate, result: RadiusResult) -> Drawing:
     figure.text(0.985, 1.0 - 0.2 / height, seconds(result.seconds), fontsize=SMALL, color=MUTED,
                 ha="right", va="center")  # fmt: skip
     legend(axes, loc="lower right", handlelength=1.0)
-    told = ", ".join(f"{step} {sum(c for (s, _), c in counts.items() if s == step)}" for step in steps)
-    return Drawing(f"cascade-{result.radius:g}".replace(".", "-"), figure,
-                   f"Examples decided by each step at radius {result.radius:g}: {told}")  # fmt: skip
+    told = ", ".join(f"{step} {result.decided_by[step]}" for step in steps)
+    label = f"Examples decided by each step at radius {result.radius:g}: {told}"
+    return Drawing(f"cascade-{result.radius:g}".replace(".", "-"), figure, label)
 
 
 def _steps(certificate: Certificate, result: RadiusResult) -> Sequence[str]:

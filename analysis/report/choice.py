@@ -47,7 +47,7 @@ def from_folder(folder: str | Path, record: StudyRecord) -> Choice:
     ticket = load_ticket(folder)
     certificate = _certificate(folder, ticket)
     trial = trial_of(ticket, record)
-    return Choice(ticket, read_manifest(folder), certificate, trial, folder, f"given: {folder}")
+    return Choice(ticket, read_manifest(folder), certificate, trial, folder, "its folder was given")
 
 
 def from_trial(trial: Trial, rule: str) -> Choice:

@@ -21,7 +21,7 @@ from analysis.plots import COLOURS
 from analysis.recorded import Trial
 from analysis.report.words import is_logarithmic, name_of, unit_of
 
-WIDTH, HEIGHT = 4.4, 3.4  # inches
+WIDTH, HEIGHT = 4.15, 3.2  # inches
 TEXT, SMALL = 10.0, 9.5  # points; nothing in a figure is smaller
 HOT = "#c2185b"
 
@@ -48,7 +48,7 @@ def new_axes(
     figure = Figure(figsize=(width, height), facecolor="white")
     FigureCanvasAgg(figure)
     bottom, top = 0.58 / height, 1.0 - 0.42 / height
-    axes = figure.add_axes((left / width, bottom, 1.0 - (left + 0.16) / width, top - bottom))
+    axes = figure.add_axes((left / width, bottom, 1.0 - (left + 0.3) / width, top - bottom))
     figure.text(0.06 / width, 1.0 - 0.2 / height, title, fontsize=TEXT + 1, fontweight="bold",
                 color=INK, va="center")  # fmt: skip
     axes.spines[["top", "right"]].set_visible(False)
@@ -69,7 +69,7 @@ def set_axis(axes: Axes, which: str, metric_name: str, values: Sequence[float]) 
         return
     if unit_of(metric_name) == "fraction":
         in_percent(axis)
-    axis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+    axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
 
 
 def log_ticks(axes: Axes, which: str, unit: str) -> None:
@@ -113,7 +113,9 @@ def limits(values: Sequence[float], metric_name: str) -> tuple[float, float]:
 
 def flops_norm(trials: Sequence[Trial]) -> Normalize:
     """How FLOPs become a place on the colour map."""
-    flops = [max(t.metrics["inference_flops"], 1.0) for t in trials if "inference_flops" in t.metrics]
+    flops = [
+        max(t.metrics["inference_flops"], 1.0) for t in trials if "inference_flops" in t.metrics
+    ]
     low, high = (min(flops), max(flops)) if flops else (1.0, 1.0)
     return LogNorm(low, high) if high > 1.05 * low else LogNorm(low / 2, high * 2)
 
@@ -155,4 +157,3 @@ def note(axes: Axes, text: str, x: float, y: float, **options: object) -> None:
     """A remark inside the axes, in shares of them."""
     settings = {"fontsize": SMALL, "color": MUTED, "transform": axes.transAxes}
     axes.text(x, y, text, **{**settings, **options})
-

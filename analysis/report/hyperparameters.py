@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from analysis.recorded import Trial
+from spaces.study import StudyConfig
 
 _NOT_SEARCHED = ("seed", "compute.", "evaluation.")
 _LOG_RATIO = 8.0
@@ -40,21 +41,38 @@ class Hyperparameter:
         return None in self.texts
 
 
-def varied(trials: Sequence[Trial]) -> list[Hyperparameter]:
+def varied(
+    trials: Sequence[Trial], searched: Collection[str] | None = None
+) -> list[Hyperparameter]:
     """The parameters of which these trials have different values, in the order of their names.
 
-    A parameter that some of them lack and the others agree on says nothing that the choice which
+    `searched` are the only names that count, where it is known what was searched. A parameter that
+    some of them lack and the others agree on says nothing that the choice which
     brings it along does not say.
     """
     names = sorted({name for trial in trials for name in trial.params})
     found = []
     for name in names:
-        if name.startswith(_NOT_SEARCHED):
+        if name.startswith(_NOT_SEARCHED) or (searched is not None and name not in searched):
             continue
         texts = tuple(trial.params.get(name) for trial in trials)
         if len({text for text in texts if text is not None}) > 1:
             found.append(Hyperparameter(name, texts, _numbers(texts)))
     return found
+
+
+def searched_names(study: StudyConfig) -> frozenset[str]:
+    """Names under which the holes of a study's space are recorded.
+
+    A hole's path has the variant's label after a union (`topology.rigl.drop`), a recorded name has
+    not (`topology.drop`); a name that no trial has does no harm.
+    """
+    names = set()
+    for hole in study.search_space().parameters():
+        parts = hole.path.split(".")
+        names.add(hole.path)
+        names.update(".".join(parts[:k] + parts[k + 1 :]) for k in range(1, len(parts) - 1))
+    return frozenset(names)
 
 
 def _numbers(texts: Sequence[str | None]) -> tuple[float | None, ...] | None:

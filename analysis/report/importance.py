@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +35,9 @@ class Importance:
     spreads: dict[str, float]
 
 
-def importance(trials: Sequence[Trial], objective: str) -> Importance | None:
+def importance(
+    trials: Sequence[Trial], objective: str, searched: Collection[str] | None = None
+) -> Importance | None:
     """Permutation importance (Breiman 2001) of each varied hyperparameter for one objective.
 
     Forests are fitted on four fifths of the trials and judged on the rest, five times. A setting's
@@ -44,7 +46,7 @@ def importance(trials: Sequence[Trial], objective: str) -> Importance | None:
     densities are taken as logarithms. None when too few trials, or no differences, are recorded.
     """
     known = [trial for trial in trials if objective in trial.metrics][:MOST_TRIALS]
-    settings = varied(known)
+    settings = varied(known, searched)
     values = np.array([trial.metrics[objective] for trial in known])
     if is_logarithmic(objective):
         values = np.log(np.maximum(values, 1e-12))

@@ -13,7 +13,7 @@ from analysis.report.importance import (
 )
 from analysis.report.material import Material, evenly
 from analysis.report.section import Section
-from analysis.report.words import counted, name_of
+from analysis.report.words import counted, name_of, title_of
 
 MOST_BARS = 8
 _USELESS = 0.1  # R² on unseen trials below which the forests know nothing
@@ -38,7 +38,7 @@ def section(material: Material) -> Section:
             "do not count, since they were measured before their training ended.",
         )
     judged = evenly(completed, MOST_TRIALS)
-    found = [importance(judged, name) for name in material.objectives]
+    found = [importance(judged, name, material.searched) for name in material.objectives]
     known = [result for result in found if result is not None]
     good = [result for result in known if result.explained >= _USELESS]
     remarks = [
@@ -74,7 +74,7 @@ def section(material: Material) -> Section:
 def _draw(found: Importance) -> Drawing:
     names = list(found.shares)[:MOST_BARS]
     height = 1.15 + 0.29 * len(names)
-    figure, axes = new_axes(name_of(found.objective), height=min(height, HEIGHT + 0.6), left=1.72)
+    figure, axes = new_axes(title_of(found.objective), height=min(height, HEIGHT + 0.6), left=1.72)
     for place, name in enumerate(names):
         share, spread = max(found.shares[name], 0.0), found.spreads[name]
         axes.barh(place, share, height=0.62, color=INK if place == 0 else MUTED, zorder=2)

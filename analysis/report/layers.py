@@ -45,9 +45,7 @@ def section(material: Material) -> Section:
     return Section("layers", title, lead, drawings, remarks)
 
 
-def _draw(
-    material: Material, names: Sequence[str], trials: Sequence[Trial], index: int
-) -> Drawing:
+def _draw(material: Material, names: Sequence[str], trials: Sequence[Trial], index: int) -> Drawing:
     width = max(WIDTH, 0.34 * len(names) + 1.4)
     figure, axes = new_axes("Density by layer", width=width)
     values = []

@@ -13,7 +13,7 @@ from analysis.report.artifacts import CURVES, Learning
 from analysis.report.drawing import SMALL, TEXT, Drawing, gid, new_axes
 from analysis.report.material import Material
 from analysis.report.section import Section
-from analysis.report.words import counted, name_of
+from analysis.report.words import counted, name_of, title_of
 from spaces.scheduler import AshaConfig, MoashaConfig
 from spaces.study import StudyConfig
 
@@ -78,8 +78,7 @@ def _draw(material: Material, name: str) -> Drawing | None:
     shown = [learning for learning in material.learning if name in learning.curves]
     if not shown:
         return None
-    title = name_of(name)
-    figure, axes = new_axes(title[0].upper() + title[1:])
+    figure, axes = new_axes(title_of(name))
     on_front = {trial.run_id for trial in material.members}
     for learning in sorted(shown, key=lambda found: found.trial.run_id in on_front):
         strong = learning.trial.run_id in on_front
@@ -96,9 +95,7 @@ def _draw(material: Material, name: str) -> Drawing | None:
     return Drawing(f"learning-{name}".replace("_", "-"), figure, label)
 
 
-def _value_axis(
-    axes: Axes, name: str, shown: Sequence[Learning], material: Material
-) -> None:
+def _value_axis(axes: Axes, name: str, shown: Sequence[Learning], material: Material) -> None:
     highest = max(value for learning in shown for _, value in learning.curves[name])
     if name == "train_epsilon":
         axes.set_ylim(0.0, 1.12 * max(highest, 1e-9))
@@ -111,4 +108,4 @@ def _value_axis(
         return
     axes.set_ylim(-0.015, min(1.015, 1.06 * highest + 0.01))
     in_percent(axes.yaxis)
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ from analysis.recorded import Trial
 from analysis.report.artifacts import Learning, read_layers, read_learning, read_study_file
 from analysis.report.choice import Choice
 from analysis.report.drawing import Inks
-from analysis.report.hyperparameters import varied
+from analysis.report.hyperparameters import searched_names, varied
 from analysis.report.words import name_of, value_of
 from spaces.study import StudyConfig
 
@@ -61,6 +61,12 @@ class Material:
         return tuple({trial.run_id: trial for trial in every}.values())
 
     @property
+    def searched(self) -> frozenset[str] | None:
+        """Names of the settings that the study searched; None without its file."""
+        one_search = len(self.front.study.run_ids) == 1
+        return searched_names(self.study) if self.study is not None and one_search else None
+
+    @property
     def objectives(self) -> tuple[str, ...]:
         """The metrics by which the front was found."""
         return self.front.objectives
@@ -107,14 +113,14 @@ def summary_of(trial: Trial) -> str:
     return "\n".join([f"trial {trial.number} ({trial.state}, {trial.method})", *figures])
 
 
-def settings_of(trials: Sequence[Trial]) -> dict[str, dict[str, str]]:
+def settings_of(
+    trials: Sequence[Trial], searched: Collection[str] | None
+) -> dict[str, dict[str, str]]:
     """Per run id, the settings that differ between trials."""
-    settings = varied(trials)
+    settings = varied(trials, searched)
     return {
         trial.run_id: {
-            setting.name: text
-            for setting in settings
-            if (text := setting.texts[index]) is not None
+            setting.name: text for setting in settings if (text := setting.texts[index]) is not None
         }
         for index, trial in enumerate(trials)
     }

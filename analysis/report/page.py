@@ -11,7 +11,7 @@ from pathlib import Path
 from analysis.front import Front
 from analysis.report.drawing import Drawing
 from analysis.report.material import Material, settings_of, summary_of
-from analysis.report.section import Html, Section, facts, paragraph
+from analysis.report.section import Html, Section, facts, paragraph, prose
 from analysis.report.svg import inline_svg
 from analysis.report.tables import front_table
 from analysis.report.words import counted, listed, moment, name_of, value_of
@@ -40,7 +40,7 @@ def to_page(material: Material, sections: Sequence[Section]) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         # Nothing may be fetched, whatever a study's names hold: the page needs itself only.
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; "
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         "style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:\">\n"
         f"<title>{escape(name)}: goldenticket report</title>\n"
         f"<style>\n{(_HERE / 'report.css').read_text()}</style>\n</head>\n<body>\n"
@@ -68,7 +68,7 @@ def _head(material: Material) -> Html:
         f"them{where}."
     )
     return (
-        f"<header><p class=\"kind\">goldenticket report</p>\n<h1>{escape(record.name)}</h1>\n"
+        f'<header><p class="kind">goldenticket report</p>\n<h1>{escape(record.name)}</h1>\n'
         f"{paragraph(lead)}\n"
         + facts(
             [
@@ -104,7 +104,7 @@ def _section(section: Section, titles: Mapping[str, str], stops: frozenset[str])
         drawings = [part for part in group if isinstance(part, Drawing)]
         figures = "\n".join(_figure(drawing, titles, stops) for drawing in drawings)
         parts.append(f'<div class="figures">\n{figures}\n</div>')
-    parts += [f'<p class="remark">{escape(text)}</p>' for text in section.remarks]
+    parts += [f'<p class="remark">{prose(text)}</p>' for text in section.remarks]
     return "\n".join(parts) + "\n</section>"
 
 
@@ -117,13 +117,15 @@ def _figure(drawing: Drawing, titles: Mapping[str, str], stops: frozenset[str]) 
 def _data(material: Material) -> str:
     """What the card says of each trial, as JSON that no value in it can end."""
     trials = material.shown
-    settings = settings_of(trials)
+    settings = settings_of(trials, material.searched)
     names = list(dict.fromkeys([*material.objectives, *_SHOWN]))
     on_front = {trial.run_id for trial in material.members}
     document = {
         trial.run_id: {
             "title": f"trial #{trial.number}, {trial.method}",
-            "state": "on the front" if trial.run_id in on_front else _STATES.get(trial.state, trial.state),
+            "state": "on the front"
+            if trial.run_id in on_front
+            else _STATES.get(trial.state, trial.state),
             "figures": [
                 [name_of(name), value_of(name, trial.metrics[name])]
                 for name in names

@@ -15,7 +15,7 @@ from analysis.report.drawing import SMALL, Drawing, gid, new_axes, set_axis
 from analysis.report.material import Material
 from analysis.report.section import Section
 from analysis.report.solid import draw_solid
-from analysis.report.words import counted, interval_of, name_of
+from analysis.report.words import counted, interval_of, name_of, title_of
 from spaces.base import ConfigError
 
 _PAIRS = (
@@ -23,8 +23,10 @@ _PAIRS = (
     ("inference_flops", "verified_accuracy"),
     ("inference_flops", "natural_accuracy"),
     ("density", "verified_accuracy"),
+    ("density", "natural_accuracy"),
 )
 _MOST_LABELS, _MOST_INTERVALS = 14, 12
+_PALE = "#d5dade"
 
 
 def section(material: Material) -> Section:
@@ -73,7 +75,7 @@ def _has(trials: Sequence[Trial], *names: str) -> list[Trial]:
 
 def _panel(material: Material, x: str, y: str) -> Drawing:
     members = _has(material.members, x, y)
-    figure, axes = new_axes(f"{_heading(y)} against {name_of(x)}")
+    figure, axes = new_axes(f"{title_of(y)} against {name_of(x)}")
     set_axis(axes, "x", x, [trial.metrics[x] for trial in members])
     set_axis(axes, "y", y, [trial.metrics[y] for trial in members])
     faint = []
@@ -100,15 +102,10 @@ def _panel(material: Material, x: str, y: str) -> Drawing:
     ]
     label_points(axes, points, [Point(t.metrics[x], t.metrics[y], 4.0) for t in faint], SMALL)
     label = (
-        f"{_heading(y)} against {name_of(x)}: {counted(len(members), 'member')} of the front, "
+        f"{title_of(y)} against {name_of(x)}: {counted(len(members), 'member')} of the front, "
         f"{counted(len(faint), 'other trial')} in view; the table above has the figures"
     )
     return Drawing(f"front-{y}-{x}".replace("_", "-"), figure, label, is_way_in=(x, y) == _PAIRS[0])
-
-
-def _heading(metric_name: str) -> str:
-    text = name_of(metric_name)
-    return text[0].upper() + text[1:]
 
 
 def _in_view(axes: Axes, trial: Trial, x: str, y: str) -> bool:
@@ -138,7 +135,5 @@ def _intervals(axes: Axes, members: Sequence[Trial], x: str, y: str) -> None:
             (y, (trial.metrics[x],) * 2, interval_of(trial, y)),
         ):
             if "accuracy" in name and xs is not None and ys is not None:
-                axes.plot(xs, ys, color=FAINT, linewidth=1.0, zorder=1)
+                axes.plot(xs, ys, color=_PALE, linewidth=1.0, zorder=1)
     axes.set(xlim=view[0], ylim=view[1])
-
-

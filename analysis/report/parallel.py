@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from analysis.plot_style import FAINT, INK, MUTED, in_percent
+from analysis.plot_style import FAINT, INK, MUTED
 from analysis.plots import COLOURS
 from analysis.recorded import Trial
 from analysis.report.drawing import SMALL, TEXT, Drawing, gid, limits, round_values
@@ -41,7 +40,7 @@ def section(material: Material) -> Section:
     """The figure, or why there is none."""
     title = "Settings and results"
     trials = [*material.others, *material.members]
-    settings = varied(trials)
+    settings = varied(trials, material.searched)
     if len(trials) < 2 or not settings:
         return Section(
             "parallel",
@@ -51,13 +50,13 @@ def section(material: Material) -> Section:
         )
     rails = [_of_setting(setting) for setting in settings[:MOST_AXES]]
     rails += [rail for name in material.objectives if (rail := _of_objective(trials, name))]
-    colour = next((n for n in ("verified_accuracy", *material.objectives)
-                   if all(n in t.metrics for t in material.members)))  # fmt: skip
+    colour = next(n for n in ("verified_accuracy", *material.objectives)
+                   if all(n in t.metrics for t in material.members))  # fmt: skip
     drawing = _draw(material, trials, rails, colour)
     left_out = [setting.name for setting in settings[MOST_AXES:]]
     remarks = [
-        f"One line per completed trial; strong lines are members of the front, coloured by "
-        f"{name_of(colour)}. Objectives are on the right. “absent”: the trial's method or "
+        "One line per completed trial; strong lines are members of the front, coloured as the rail "
+        f"of {name_of(colour)} is. Objectives are on the right. “absent”: the trial's method or "
         "loss has no such setting.",
         *([f"Not drawn, for lack of room: {listed(left_out)}."] if left_out else []),
     ]
@@ -76,9 +75,11 @@ def _of_setting(setting: Hyperparameter) -> _Rail:
         heights = [None if text is None else place[text] for text in setting.texts]
         ticks = [(place[level], short_value(level)) for level in levels]
         return _Rail(setting.name, heights, ticks[:: -(-len(ticks) // 12)])
-    known = [number for number in setting.numbers if number is not None]
-    low, high, log = min(known), max(known), setting.is_logarithmic
+    known = sorted({number for number in setting.numbers if number is not None})
+    low, high, log = known[0], known[-1], setting.is_logarithmic
     inside = round_values(low, high, most=5) if log else _even(low, high)
+    if len(known) <= 5:
+        inside = known
     return _Rail(
         setting.name,
         [None if n is None else _share(n, low, high, log) for n in setting.numbers],
@@ -91,7 +92,9 @@ def _even(low: float, high: float) -> list[float]:
     step = 10.0 ** math.floor(math.log10(high - low))
     for part in (1.0, 0.5, 0.25, 0.2):
         first = math.ceil(low / (step * part) - 1e-9)
-        values = [k * step * part for k in range(first, math.floor(high / (step * part) + 1e-9) + 1)]
+        values = [
+            k * step * part for k in range(first, math.floor(high / (step * part) + 1e-9) + 1)
+        ]
         if len(values) >= 3:
             return values[:: -(-len(values) // 5)]
     return [low, high]
@@ -121,10 +124,10 @@ def _of_objective(trials: Sequence[Trial], name: str) -> _Rail | None:
 def _draw(
     material: Material, trials: Sequence[Trial], rails: Sequence[_Rail], colour: str
 ) -> Drawing:
-    width = max(8.8, 1.12 * len(rails) + 1.0)
-    figure = Figure(figsize=(width, 4.9), facecolor="white")
+    width = max(8.6, 0.84 * len(rails) + 0.75)
+    figure = Figure(figsize=(width, 4.7), facecolor="white")
     FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.55 / width, 0.06, 1.0 - 2.05 / width, 0.70))
+    axes = figure.add_axes((0.62 / width, 0.05, 1.0 - 1.05 / width, 0.73))
     axes.set(xlim=(0, len(rails) - 1), ylim=(_ABSENT - 0.04, 1.0))
     axes.set_axis_off()
     axes.set_clip_on(False)
@@ -143,15 +146,10 @@ def _draw(
         )  # fmt: skip
     for place, rail in enumerate(rails):
         _rail(axes, place, rail)
+        if rail.name == colour and rail.is_objective:
+            low, high = limits([t.metrics[colour] for t in trials if colour in t.metrics], colour)
+            _strip(axes, place, [float(norm(low + (high - low) * k / 40)) for k in range(41)])
     figure.text(0.06 / width, 0.955, _TITLE, fontsize=TEXT + 1, fontweight="bold", color=INK)
-    bar = figure.colorbar(
-        ScalarMappable(norm, COLOURS), cax=figure.add_axes((1.0 - 0.8 / width, 0.2, 0.1 / width, 0.5))
-    )
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(length=0, labelsize=SMALL)
-    if colour.endswith("accuracy") or "accuracy_at" in colour:
-        in_percent(bar.ax.yaxis)
-    bar.ax.set_title(name_of(colour).replace(" ", "\n", 1), fontsize=SMALL, color=INK, loc="left")
     label = (
         f"Parallel coordinates of {len(trials)} completed trials: {len(rails)} settings and "
         "objectives"
@@ -173,6 +171,15 @@ def _rail(axes: Axes, place: int, rail: _Rail) -> None:
     if None in rail.heights:
         axes.text(place, _ABSENT, "absent", ha="center", va="center", fontsize=SMALL, color=MUTED,
                   zorder=5, bbox={**box, "alpha": 1.0})  # fmt: skip
+
+
+def _strip(axes: Axes, place: int, shares: Sequence[float]) -> None:
+    """Paint a rail with the colours that its heights have as lines."""
+    for index, share in enumerate(shares[:-1]):
+        heights = [index / (len(shares) - 1), (index + 1) / (len(shares) - 1)]
+        colour = COLOURS(0.2 + 0.8 * min(max(share, 0.0), 1.0))
+        axes.plot([place, place], heights, color=colour, linewidth=6, zorder=4.5, clip_on=False,
+                  solid_capstyle="butt")  # fmt: skip
 
 
 def _broken(name: str) -> str:

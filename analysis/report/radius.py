@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from matplotlib.ticker import MaxNLocator
+
 from analysis.certificate_model import Certificate
 from analysis.plot_style import FAINT, INK, MUTED, in_percent
-from analysis.plots_curve import share_beyond, shade_between
+from analysis.plots_curve import shade_between, share_beyond
 from analysis.recorded import Trial
 from analysis.report.drawing import SMALL, Drawing, gid, legend, new_axes
 from analysis.report.material import Material
 from analysis.report.section import Section
 from analysis.report.words import counted
-from matplotlib.ticker import MaxNLocator
 
 _AT = "verified_accuracy_at_"
 _LABEL = "radius (l∞, data units)"
@@ -107,5 +108,5 @@ def _frame(axes: Any, largest: float) -> None:
     axes.set(xlim=(0.0, largest), ylim=(0.0, 1.02))
     axes.set_xlabel(_LABEL, fontsize=SMALL + 0.5)
     in_percent(axes.yaxis)
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))

@@ -147,6 +147,7 @@ class Solid {
       2: [1 - right[0], 1 - right[1]], // NEAR
       3: right, // FAR
       4: [1 - right[1], right[0]], // LEFT
+      5: [right[1], 1 - right[0]], // RIGHT
     };
     const place = text.split(",").map(Number);
     const [x, y, z] = place.map((c, axis) => (axis < 2 && sides[c] ? sides[c][axis] : c) - 0.5);
@@ -172,9 +173,9 @@ class Solid {
         const [dx, dy] = [x - this.cx, y - this.cy];
         const length = Math.hypot(dx, dy) || 1;
         const side = dx > 0 ? "start" : "end";
-        const anchor = Math.abs(dx) < 0.5 * length ? "middle" : side;
+        const middle = "centred" in node.dataset || Math.abs(dx) < 0.5 * length;
         const push = Number(node.dataset.push) / length;
-        set(node, { x: x + push * dx, y: y + push * dy, "text-anchor": anchor });
+        set(node, { x: x + push * dx, y: y + push * dy, "text-anchor": middle ? "middle" : side });
       }
     }
     const marks = [...this.svg.querySelectorAll(".mark")];

@@ -1,8 +1,8 @@
 """Lines, texts and marks in a unit cube, projected to the page without perspective.
 
 Python projects a scene once, as SVG and for the PNG; report.js projects the same SVG again when it
-is turned, by the rules of `View`. A coordinate may be NEAR, FAR or LEFT instead of a number: the
-side of the cube that is so in the present view.
+is turned, by the rules of `View`. A coordinate may be NEAR, FAR, LEFT or RIGHT instead of a number:
+the side of the cube that is so in the present view.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from analysis.plot_style import INK
 from analysis.report.drawing import SMALL
 
 Place = tuple[float, float, float]
-NEAR, FAR, LEFT = 2.0, 3.0, 4.0
+NEAR, FAR, LEFT, RIGHT = 2.0, 3.0, 4.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,16 @@ class Line:
 
 @dataclass(frozen=True)
 class Text:
-    """A text that stands `push` points further from the centre than its place."""
+    """A text that stands `push` points further from the centre than its place.
+
+    It points away from the centre, or is `centred` there.
+    """
 
     place: Place
     text: str
     push: float
     colour: str = INK
+    centred: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,8 @@ class View:
 
     angle: float = -28.0
     elevation: float = 24.0
-    scale: float = 160.0
-    centre: tuple[float, float] = (158.0, 148.0)
+    scale: float = 132.0
+    centre: tuple[float, float] = (149.0, 150.0)
 
     def at(self, place: Place) -> tuple[float, float, float]:
         """Where a place is on the page, and how far behind it."""
@@ -75,13 +79,14 @@ class View:
         return self.centre[0] + self.scale * across, self.centre[1] - self.scale * up, depth
 
     def resolved(self, place: Place) -> Place:
-        """The place with sides of the cube in the place of NEAR, FAR and LEFT."""
+        """The place with sides of the cube in the place of NEAR, FAR, LEFT and RIGHT."""
         sine = math.sin(math.radians(self.angle)) > 0
         cosine = math.cos(math.radians(self.angle)) > 0
         sides = {
             NEAR: (1.0 - sine, 1.0 - cosine),
             FAR: (float(sine), float(cosine)),
             LEFT: (1.0 - cosine, float(sine)),
+            RIGHT: (float(cosine), 1.0 - sine),
         }
         x, y, z = place
         return sides[x][0] if x in sides else x, sides[y][1] if y in sides else y, z
@@ -91,7 +96,8 @@ class View:
         x, y, _ = self.at(text.place)
         dx, dy = x - self.centre[0], y - self.centre[1]
         length = math.hypot(dx, dy) or 1.0
-        anchor = "middle" if abs(dx) < 0.5 * length else "start" if dx > 0 else "end"
+        middle = text.centred or abs(dx) < 0.5 * length
+        anchor = "middle" if middle else "start" if dx > 0 else "end"
         return x + text.push * dx / length, y + text.push * dy / length, anchor
 
 
@@ -157,9 +163,10 @@ def _line_svg(line: Line, view: View) -> str:
 
 def _text_svg(text: Text, view: View) -> str:
     x, y, anchor = view.pushed(text)
+    centred = ' data-centred=""' if text.centred else ""
     return (
-        f'<text data-p="{_coded(text.place)}" data-push="{text.push:g}" x="{x:.1f}" y="{y:.1f}" '
-        f'dy=".35em" text-anchor="{anchor}" font-size="{SMALL:g}" fill="{text.colour}">'
+        f'<text data-p="{_coded(text.place)}" data-push="{text.push:g}"{centred} x="{x:.1f}" '
+        f'y="{y:.1f}" dy=".35em" text-anchor="{anchor}" font-size="{SMALL:g}" fill="{text.colour}">'
         f"{escape(text.text)}</text>"
     )
 
@@ -177,5 +184,3 @@ def _mark_svg(mark: Mark, view: View, titles: Mapping[str, str]) -> str:
 
 def _coded(place: Place) -> str:
     return ",".join(f"{round(c, 4):g}" for c in place)
-
-

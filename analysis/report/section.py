@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -26,9 +27,14 @@ class Section:
     remarks: Sequence[str] = field(default=())
 
 
+def prose(text: str) -> Html:
+    """Plain text; what stands between backticks is code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
 def paragraph(text: str) -> Html:
     """Plain text as a paragraph."""
-    return f"<p>{escape(text)}</p>"
+    return f"<p>{prose(text)}</p>"
 
 
 def table(
@@ -57,8 +63,8 @@ def table(
         )
         body.append(f"<tr{mark}>{first}{rest}</tr>")
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
-        f"<caption>{escape(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n"
+        f'<p class="caption">{prose(caption)}</p>\n<div class="scroll" tabindex="0" role="region" '
+        f'aria-label="{escape(caption)}"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n'
         + "\n".join(body)
         + "\n</tbody></table></div>"
     )
@@ -72,7 +78,7 @@ def facts(pairs: Iterable[tuple[str, str]]) -> Html:
 
 def bullets(items: Iterable[str]) -> Html:
     """Plain texts as a list."""
-    return "<ul>\n" + "".join(f"<li>{escape(item)}</li>\n" for item in items) + "</ul>"
+    return "<ul>\n" + "".join(f"<li>{prose(item)}</li>\n" for item in items) + "</ul>"
 
 
 def _left(is_text: bool) -> str:

@@ -14,11 +14,11 @@ from analysis.plot_style import FAINT, GRID, INK, MUTED
 from analysis.recorded import Trial
 from analysis.report.drawing import TEXT, WIDTH, Drawing, limits, round_values
 from analysis.report.material import Material, summary_of
-from analysis.report.scene import FAR, LEFT, NEAR, Line, Mark, Place, Scene, Text, View
+from analysis.report.scene import FAR, LEFT, NEAR, RIGHT, Line, Mark, Place, Scene, Text, View
 from analysis.report.words import amount, counted, is_logarithmic, name_of
 
 AXES = ("natural_accuracy", "verified_accuracy", "inference_flops")
-_SIZE = (72.0 * WIDTH, 316.0)  # points
+_SIZE = (72.0 * WIDTH, 290.0)  # points
 
 
 def draw_solid(material: Material) -> Drawing | None:
@@ -55,10 +55,13 @@ def draw_solid(material: Material) -> Drawing | None:
 
 
 _TITLE = "The front in three dimensions"
+_CLEAR = 0.08
 
 
 def _member(material: Material, trial: Trial, spans: Sequence[tuple[float, float]]) -> Mark:
-    return Mark(_place(trial, spans), trial.run_id, 4.6, to_hex(material.inks.fill(trial)), INK, True)
+    return Mark(
+        _place(trial, spans), trial.run_id, 4.6, to_hex(material.inks.fill(trial)), INK, True
+    )
 
 
 def _others(material: Material, spans: Sequence[tuple[float, float]]) -> Iterator[Mark]:
@@ -102,6 +105,7 @@ def _walls(spans: Sequence[tuple[float, float]]) -> Iterator[Line]:
         yield Line((FAR, 0.0, z), (FAR, 1.0, z), GRID)
         yield Line((0.0, FAR, z), (1.0, FAR, z), GRID)
     yield Line((FAR, FAR, 0.0), (FAR, FAR, 1.0), GRID)
+    yield Line((RIGHT, RIGHT, 0.0), (RIGHT, RIGHT, 1.0), GRID)
     yield Line((0.0, NEAR, 0.0), (1.0, NEAR, 0.0), MUTED)
     yield Line((NEAR, 0.0, 0.0), (NEAR, 1.0, 0.0), MUTED)
     yield Line((LEFT, LEFT, 0.0), (LEFT, LEFT, 1.0), MUTED)
@@ -109,11 +113,13 @@ def _walls(spans: Sequence[tuple[float, float]]) -> Iterator[Line]:
 
 def _texts(spans: Sequence[tuple[float, float]]) -> Iterator[Text]:
     for tick, text in _ticks(0, spans[0]):
-        yield Text((tick, NEAR, 0.0), text, 14.0)
+        if _CLEAR < tick < 1.0 - _CLEAR:  # two axes meet at the corners
+            yield Text((tick, NEAR, 0.0), text, 13.0)
     for tick, text in _ticks(1, spans[1]):
-        yield Text((NEAR, tick, 0.0), text, 14.0)
+        if _CLEAR < tick < 1.0 - _CLEAR:
+            yield Text((NEAR, tick, 0.0), text, 13.0)
     for tick, text in _ticks(2, spans[2]):
         yield Text((LEFT, LEFT, tick), text, 6.0)
-    yield Text((0.5, NEAR, 0.0), name_of(AXES[0]), 34.0, MUTED)
-    yield Text((NEAR, 0.5, 0.0), name_of(AXES[1]), 34.0, MUTED)
-    yield Text((LEFT, LEFT, 1.0), name_of(AXES[2]), 16.0, MUTED)
+    yield Text((0.5, NEAR, 0.0), name_of(AXES[0]), 44.0, MUTED, centred=True)
+    yield Text((NEAR, 0.5, 0.0), name_of(AXES[1]), 54.0, MUTED, centred=True)
+    yield Text((LEFT, LEFT, 1.0), "FLOPs", 20.0, MUTED, centred=True)

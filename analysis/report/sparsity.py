@@ -12,7 +12,7 @@ from analysis.recorded import Trial
 from analysis.report.drawing import SMALL, Drawing, gid, new_axes, set_axis
 from analysis.report.material import Material
 from analysis.report.section import Section
-from analysis.report.words import counted, name_of
+from analysis.report.words import counted, title_of
 
 _MARKS = "os^Dv<>Ph8pX*d"
 
@@ -48,9 +48,8 @@ def _draw(
     material: Material, trials: Sequence[Trial], methods: Sequence[str], name: str
 ) -> Drawing:
     shown = [trial for trial in trials if name in trial.metrics]
-    text = name_of(name)
     rows = -(-len(methods) // 4)
-    figure, axes = new_axes(text[0].upper() + text[1:], height=3.4 + 0.24 * rows)
+    figure, axes = new_axes(title_of(name), height=3.4 + 0.24 * rows)
     box = axes.get_position()
     room = 0.24 * rows / (3.4 + 0.24 * rows)
     axes.set_position((box.x0, box.y0 + room, box.width, box.height - room))
@@ -74,7 +73,7 @@ def _draw(
                   fontsize=SMALL, labelcolor=INK, handletextpad=0.2, columnspacing=1.2,
                   borderaxespad=0.2)  # fmt: skip
     axes.set_xlabel("density (share of weights kept, logarithmic)", fontsize=SMALL + 0.5)
-    label = f"{text} against density, {counted(len(shown), 'trial')} by {len(methods)} methods"
+    label = f"{title_of(name)} against density, {counted(len(shown), 'trial')} by {len(methods)} methods"
     return Drawing(f"sparsity-{name}".replace("_", "-"), figure, label)
 
 
@@ -85,5 +84,3 @@ def _mark(methods: Sequence[str], method: str) -> str:
 def _colour(methods: Sequence[str], method: str) -> tuple[float, ...]:
     """Different in lightness too, so that few methods can be told apart in grey."""
     return COLOURS(0.15 + 0.85 * methods.index(method) / max(len(methods) - 1, 1))
-
-

@@ -149,4 +149,3 @@ def _difference(record: Mapping[str, Any]) -> str:
     tolerance = record.get("tolerance")
     promise = "no promise" if tolerance is None else f"allowed {tolerance:.1e}"
     return f"{record['max_abs_difference']:.1e} ({promise})"
-

@@ -150,9 +150,7 @@ def _checked(choice: Choice) -> Iterator[Html]:
     pairs = [("ticket.json", f"digest {manifest.digest}")]
     pairs += [(name, f"sha256 {digest}") for name, digest in sorted(files.items())]
     if certificate is not None:
-        pairs.append(
-            (f"{certificate.split} split", f"sha256 {certificate.split_fingerprint}")
-        )
+        pairs.append((f"{certificate.split} split", f"sha256 {certificate.split_fingerprint}"))
         pairs.append(("Bounds", second_opinion_text(certificate)))
         if (own := certificate.own_figures) is not None:
             pairs.append(

@@ -32,6 +32,12 @@ def name_of(metric_name: str) -> str:
     return _SHORT.get(metric_name, metric_name.replace("_", " "))
 
 
+def title_of(metric_name: str) -> str:
+    """The same as a heading."""
+    text = name_of(metric_name)
+    return text[0].upper() + text[1:]
+
+
 def unit_of(metric_name: str) -> str:
     """`fraction`, `flop`, `count`, `s`, ...; empty for a metric of somebody's own."""
     try:
