@@ -30,10 +30,14 @@ Curve = tuple[tuple[int, float], ...]
 
 @dataclass(frozen=True)
 class Learning:
-    """How one trial's figures developed, per metric of CURVES that it has."""
+    """How one trial's figures developed, per metric of CURVES that it has.
+
+    `seconds` went by from its start to the last of these figures, waiting at rungs included.
+    """
 
     trial: Trial
     curves: Mapping[str, Curve]
+    seconds: float
 
 
 def read_study_file(record: StudyRecord) -> StudyConfig | None:
@@ -54,20 +58,23 @@ def read_learning(trials: Sequence[Trial]) -> list[Learning]:
         return []
     client = open_store(trials[0].tracking_uri)
     with _readable(trials[0].tracking_uri):
-        found = [Learning(trial, _curves(client, trial)) for trial in trials]
+        found = [_learning(client, trial) for trial in trials]
     return [learning for learning in found if learning.curves]
 
 
-def _curves(client: MlflowClient, trial: Trial) -> dict[str, Curve]:
-    curves = {}
+def _learning(client: MlflowClient, trial: Trial) -> Learning:
+    curves: dict[str, Curve] = {}
+    last = trial.started
     for name in CURVES:
         if name not in trial.metrics:
             continue
         # The last point of an epoch counts: at its end a trial is measured again, with more care.
-        points = {p.step: p.value for p in client.get_metric_history(trial.run_id, name)}
+        history = client.get_metric_history(trial.run_id, name)
+        points = {point.step: point.value for point in history}
+        last = max([last, *(point.timestamp for point in history)])
         if len(points) > 1:
             curves[name] = tuple(sorted(points.items()))
-    return curves
+    return Learning(trial, curves, (last - trial.started) / 1000)
 
 
 def read_layers(trials: Sequence[Trial]) -> dict[str, dict[str, LayerCount]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from analysis.certificate_model import Certificate, RadiusResult
 from analysis.plot_style import FAINT, INK, MUTED
-from analysis.report.drawing import SMALL, Drawing, legend, new_axes
+from analysis.report.drawing import SMALL, Drawing, new_axes
 from analysis.report.material import Material
 from analysis.report.section import Section
 from analysis.report.words import seconds
@@ -45,8 +45,10 @@ def section(material: Material) -> Section:
 def _draw(certificate: Certificate, result: RadiusResult) -> Drawing:
     counts = Counter(zip(result.method, result.verdicts, strict=True))
     steps = _steps(certificate, result)
-    height = 1.25 + 0.3 * len(steps)
+    height = 1.6 + 0.3 * len(steps)
     figure, axes = new_axes(f"Radius {result.radius:g}", height=height, left=1.55)
+    box = axes.get_position()
+    axes.set_position((box.x0, box.y0 + 0.35 / height, box.width, box.height - 0.35 / height))
     seen = set()
     for place, step in enumerate(steps):
         start = 0
@@ -70,7 +72,9 @@ def _draw(certificate: Certificate, result: RadiusResult) -> Drawing:
     axes.set_xlabel(f"examples (of {certificate.num_examples})", fontsize=SMALL + 0.5, loc="left")
     figure.text(0.985, 1.0 - 0.2 / height, seconds(result.seconds), fontsize=SMALL, color=MUTED,
                 ha="right", va="center")  # fmt: skip
-    legend(axes, loc="lower right", handlelength=1.0)
+    figure.legend(loc="lower center", ncols=len(seen), frameon=False, fontsize=SMALL,
+                  labelcolor=INK, handlelength=1.0, handletextpad=0.4, columnspacing=1.2,
+                  borderaxespad=0.2)  # fmt: skip
     told = ", ".join(f"{step} {result.decided_by[step]}" for step in steps)
     label = f"Examples decided by each step at radius {result.radius:g}: {told}"
     return Drawing(f"cascade-{result.radius:g}".replace(".", "-"), figure, label)

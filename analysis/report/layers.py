@@ -59,6 +59,7 @@ def _draw(material: Material, names: Sequence[str], trials: Sequence[Trial], ind
     axes.set_ylim(0.8 * max(min(values), 1e-5), 1.2)
     log_ticks(axes, "y", "fraction")
     axes.set_xlim(-0.3, len(names) - 0.7)
+    axes.set_xlabel("layer, from the input to the logits", fontsize=SMALL + 0.5)
     short = [name.removesuffix(".weight") for name in names]
     tilted = sum(map(len, short)) > 10 * width
     axes.set_xticks(range(len(names)), short, fontsize=SMALL, rotation=38 if tilted else 0,

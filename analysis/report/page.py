@@ -25,7 +25,6 @@ _SHOWN = (
     "inference_flops",
     "num_active_parameters",
     "training_flops",
-    "duration_s",
 )
 
 

@@ -73,7 +73,10 @@ def _draw(
                   fontsize=SMALL, labelcolor=INK, handletextpad=0.2, columnspacing=1.2,
                   borderaxespad=0.2)  # fmt: skip
     axes.set_xlabel("density (share of weights kept, logarithmic)", fontsize=SMALL + 0.5)
-    label = f"{title_of(name)} against density, {counted(len(shown), 'trial')} by {len(methods)} methods"
+    label = (
+        f"{title_of(name)} against density, {counted(len(shown), 'trial')} by "
+        f"{counted(len(methods), 'method')}"
+    )
     return Drawing(f"sparsity-{name}".replace("_", "-"), figure, label)
 
 

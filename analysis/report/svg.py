@@ -13,6 +13,8 @@ from analysis.report.drawing import SMALL, Drawing
 
 LEAST_PIXELS = 11.3  # of the smallest text, at any width of the page
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
+_DIGITS = re.compile(r"-?\d+\.\d{3,}")
+_NUMBERS = {"d", "x", "y", "width", "height", "transform"}
 _XLINK = "{http://www.w3.org/1999/xlink}href"
 
 
@@ -44,12 +46,23 @@ def inline_svg(
         elif name:
             del element.attrib["id"]
         _redirect(element, drawing.name)
+        _shorten(element)
     root.set("role", "group" if has_marks else "img")
     root.set("style", style)
     root.attrib.pop("height", None)
     root.attrib.pop("width", None)
     root.set("viewBox", f"0 0 {width:g} {height:g}")
     return ElementTree.tostring(root, encoding="unicode")
+
+
+def _shorten(element: ElementTree.Element) -> None:
+    """A hundredth of a point is enough, and blanks between groups say nothing."""
+    for key in _NUMBERS & element.attrib.keys():
+        text = _DIGITS.sub(lambda match: f"{float(match[0]):.2f}", element.attrib[key])
+        element.set(key, " ".join(text.split()))
+    if not (element.text or "").strip():
+        element.text = None
+    element.tail = "\n" if element.get("class") == "mark" else None
 
 
 def _references(root: ElementTree.Element) -> set[str]:

@@ -32,7 +32,6 @@ _COST = (
     "num_active_parameters",
     "density",
     "training_flops",
-    "duration_s",
 )
 ROUTES = {
     "onnx": "ONNX",
@@ -81,6 +80,10 @@ def cost_section(material: Material) -> Section:
         heads.insert(names.index("dense_inference_flops") + 2, "fewer by")
         for row, trial in zip(rows, members, strict=True):
             row.insert(names.index("dense_inference_flops") + 2, _ratio(trial))
+    times = {learning.trial.run_id: learning.seconds for learning in material.learning}
+    heads.append("wall time")
+    for row, trial in zip(rows, members, strict=True):
+        row.append(_seconds(times.get(trial.run_id)))
     runs = [trial.run_id for trial in members]
     cost = table("A multiply-add counts as two FLOPs, and only non-zero weights count", heads, rows,
                  runs=runs)  # fmt: skip
