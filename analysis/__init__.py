@@ -8,6 +8,7 @@ from analysis.graft import GraftReport, graft_ticket
 from analysis.pareto import pareto_front
 from analysis.plots import plot_front
 from analysis.plots_curve import plot_curve
+from analysis.report import write_report
 from analysis.ticket import Ticket, load_ticket, save_ticket
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "plot_front",
     "save_ticket",
     "verify_ticket",
+    "write_report",
 ]

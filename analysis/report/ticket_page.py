@@ -45,7 +45,7 @@ def _lead(choice: Choice) -> str:
     which = "not a recorded trial of this study" if choice.trial is None else (
         f"trial #{choice.trial.number} (run {choice.trial.run_id})"
     )  # fmt: skip
-    return f"This page is about one network: {which}. Chosen by: {choice.rule}."
+    return f"This page is about one network: {which}. Chosen because {choice.rule}."
 
 
 def _network(ticket: Ticket) -> Iterator[Html]:

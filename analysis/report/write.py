@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
@@ -34,7 +34,7 @@ from analysis.report.page import drawings_of, to_page
 from analysis.report.section import Section
 
 _DPI = 300
-_RULE = "highest verified accuracy on the front"
+_RULE = "it has the highest verified accuracy on the front"
 
 
 def write_report(
@@ -57,7 +57,7 @@ def write_report(
     files (they are written then); TicketError when a ticket or certificate is damaged, or a file
     cannot be written.
     """
-    path = _checked(path)
+    path = check_place(path)
     if trial is not None and ticket is not None:
         raise TicketError("a report is about one ticket: give a trial or a ticket's folder")
     choice, reason = _choose(front, trial, ticket)
@@ -65,16 +65,20 @@ def write_report(
     with matplotlib.rc_context(STYLE):
         sections = _sections(material)
         page = to_page(material, sections)
-        drawings = list(drawings_of(sections))
         write_whole(path, page.encode())
-        if figures is not None:
-            _write_figures(drawings, Path(figures))
-        if log:
-            _log(front, path, drawings)
+        if figures is not None or log:
+            pngs = {f"{d.name}.png": _png(d) for d in drawings_of(sections)}
+    if figures is not None:
+        _write_figures(pngs, Path(figures))
+    if log:
+        with tempfile.TemporaryDirectory() as scratch:
+            _write_figures(pngs, Path(scratch))
+            log_files(front.study, [path, *(Path(scratch) / name for name in pngs)])
     return path
 
 
-def _checked(path: str | Path) -> Path:
+def check_place(path: str | Path) -> Path:
+    """The path; TicketError when no report can be written there, before any work is done."""
     path = Path(path)
     if path.suffix.lower() != ".html":
         raise TicketError(f"{path}: a report is one HTML file, so its name must end in .html")
@@ -89,7 +93,7 @@ def _choose(
     if ticket is not None:
         return from_folder(ticket, front.study), ""
     if trial is not None:
-        return from_trial(trial, "asked for by the reader"), ""
+        return from_trial(trial, "it was asked for"), ""
     try:
         return from_trial(front.best("verified"), _RULE), ""
     except FrontError as error:
@@ -112,23 +116,19 @@ def _sections(material: Material) -> list[Section]:
     return [make(material) for make in makers]
 
 
-def _write_figures(drawings: Sequence[Drawing], folder: Path) -> list[Path]:
-    """All figures as PNG: without dates, so that the same figure gives the same bytes."""
+def _png(drawing: Drawing) -> bytes:
+    """Without a date, so that the same figure gives the same bytes."""
+    out = io.BytesIO()
+    drawing.figure.savefig(out, format="png", dpi=_DPI, metadata={"Software": None})
+    return out.getvalue()
+
+
+def _write_figures(pngs: Mapping[str, bytes], folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TicketError(
             f"{folder} cannot be made for the figures ({error.strerror}): choose another place"
         ) from error
-    paths = []
-    for drawing in drawings:
-        out = io.BytesIO()
-        drawing.figure.savefig(out, format="png", dpi=_DPI, metadata={"Software": None})
-        write_whole(folder / f"{drawing.name}.png", out.getvalue())
-        paths.append(folder / f"{drawing.name}.png")
-    return paths
-
-
-def _log(front: Front, path: Path, drawings: Sequence[Drawing]) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        log_files(front.study, [path, *_write_figures(drawings, Path(scratch))])
+    for name, content in pngs.items():
+        write_whole(folder / name, content)
