@@ -40,6 +40,12 @@ class Choice:
         exports = self.manifest.model_dump(mode="json").get("exports", {})
         return {name: dict(record) for name, record in exports.items()}
 
+    @property
+    def footprint(self) -> dict[str, Any] | None:
+        """What the manifest says that the compacted network needs."""
+        found = self.manifest.model_dump(mode="json").get("footprint")
+        return None if found is None else dict(found)
+
 
 def from_folder(folder: str | Path, record: StudyRecord) -> Choice:
     """The ticket in a folder; TicketError when it, or its certificate, is not what it claims."""

@@ -12,18 +12,17 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LogNorm, Normalize
+from matplotlib.colors import LogNorm, Normalize, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, MaxNLocator, NullLocator
 
-from analysis.plot_style import GRID, INK, MUTED, in_percent
+from analysis.plot_style import GRID, INK, in_percent
 from analysis.plots import COLOURS
 from analysis.recorded import Trial
 from analysis.report.words import is_logarithmic, name_of, unit_of
 
 WIDTH, HEIGHT = 4.15, 3.2  # inches
 TEXT, SMALL = 10.0, 9.5  # points; nothing in a figure is smaller
-HOT = "#c2185b"
 
 
 @dataclass(frozen=True)
@@ -133,13 +132,13 @@ class Inks:
         flops = {t.run_id: t.metrics.get("inference_flops") for t in members}
         return cls({k: 0.5 if v is None else float(norm(max(v, 1.0))) for k, v in flops.items()})
 
-    def fill(self, trial: Trial) -> tuple[float, ...]:
+    def fill(self, trial: Trial) -> str:
         """The colour of a mark."""
-        return COLOURS(self.shares[trial.run_id])
+        return to_hex(COLOURS(self.shares[trial.run_id]))
 
-    def line(self, trial: Trial) -> tuple[float, ...]:
+    def line(self, trial: Trial) -> str:
         """The colour of a line, which must not be as light as a mark with a border may."""
-        return COLOURS(0.25 + 0.75 * self.shares[trial.run_id])
+        return to_hex(COLOURS(0.25 + 0.75 * self.shares[trial.run_id]))
 
 
 def gid(trial: Trial) -> str:
@@ -151,9 +150,3 @@ def legend(axes: Axes, **options: object) -> None:
     """A legend without a frame, in readable text."""
     settings = {"frameon": False, "fontsize": SMALL, "labelcolor": INK, "handlelength": 1.4}
     axes.legend(**{**settings, **options})
-
-
-def note(axes: Axes, text: str, x: float, y: float, **options: object) -> None:
-    """A remark inside the axes, in shares of them."""
-    settings = {"fontsize": SMALL, "color": MUTED, "transform": axes.transAxes}
-    axes.text(x, y, text, **{**settings, **options})

@@ -33,9 +33,9 @@ def section(material: Material) -> Section:
         return Section(
             "importance",
             title,
-            f"Importance is not told: {counted(len(completed), 'completed trial')} are too few; "
-            f"it needs {LEAST_TRIALS}, and is trustworthy from about {FEW_TRIALS}. Stopped trials "
-            "do not count, since they were measured before their training ended.",
+            f"Importance is not told: it needs {LEAST_TRIALS} completed trials, is trustworthy "
+            f"from about {FEW_TRIALS}, and this study has {len(completed)}. Stopped trials do not "
+            "count, since they were measured before their training ended.",
         )
     judged = evenly(completed, MOST_TRIALS)
     found = [importance(judged, name, material.searched) for name in material.objectives]

@@ -115,16 +115,20 @@ class Solid {
       .map(Number);
     svg.addEventListener("pointerdown", (event) => {
       this.from = [event.clientX, event.clientY];
+      this.dragged = 0;
       svg.setPointerCapture(event.pointerId);
     });
     svg.addEventListener("pointermove", (event) => {
       if (!this.from) return;
       const [x, y] = [event.clientX - this.from[0], event.clientY - this.from[1]];
       this.from = [event.clientX, event.clientY];
+      this.dragged += Math.abs(x) + Math.abs(y);
       this.turn(x * 0.5, event.pointerType === "mouse" ? y * 0.4 : 0);
     });
     for (const end of ["pointerup", "pointercancel"])
       svg.addEventListener(end, () => (this.from = null));
+    // The end of a drag is no click on the trial that happens to be there.
+    svg.addEventListener("click", (event) => this.dragged > 5 && event.stopPropagation());
     svg.addEventListener("keydown", (event) => {
       const steps = { ArrowLeft: [-6, 0], ArrowRight: [6, 0], ArrowUp: [0, 5], ArrowDown: [0, -5] };
       if (!(event.key in steps)) return;

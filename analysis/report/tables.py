@@ -7,8 +7,9 @@ from typing import Any
 
 from analysis.recorded import Trial
 from analysis.report.material import Material
-from analysis.report.section import Html, Section, table
+from analysis.report.section import Html, Section, facts, table
 from analysis.report.words import (
+    amount,
     counted,
     interval_of,
     name_of,
@@ -92,11 +93,13 @@ def cost_section(material: Material) -> Section:
         "There is no table of exports: the ticket of this report has none on record. `goldenticket "
         "export` writes, checks and times them; --ticket shows them here."
     ]  # fmt: skip
+    footprint = material.choice.footprint if material.choice else None
     lead = (
         "FLOPs are operations that sparse code needs, not time: time is measured on the exports, "
         "each against the dense network in the same run."
     )
     parts = [cost, *([exports_table(exports)] if exports else [])]
+    parts += [footprint_facts(footprint)] if footprint else []
     return Section("cost", "Cost and speed", lead, parts, remarks)
 
 
@@ -128,6 +131,25 @@ def exports_table(exports: Mapping[str, Mapping[str, Any]]) -> Html:
         for route, record in exports.items()
     ]
     return table(_provenance(list(exports.values())), heads, rows, num_texts=2)
+
+
+def footprint_facts(footprint: Mapping[str, Any]) -> Html:
+    """What the ticket's network needs once dead units are cut out, as its manifest counts it."""
+    widths = "; ".join(
+        f"{w['name']} {w['live']} of {w['units']} units (full vectors: {w['padded']})"
+        for w in footprint["widths"]
+    )
+    return "<h3>The ticket, compacted</h3>" + facts(
+        [
+            ("Flash", size(footprint["flash_bytes"])),
+            ("Memory", f"{size(footprint['ram_bytes'])} for activations"),
+            ("Operations", f"{amount(footprint['compacted_flops'])} FLOPs per example, as a "
+             "smaller dense network"),
+            ("Least size", f"{size(footprint['entropy_bound_bytes'])}: no coding of masks and "
+             "values is smaller"),
+            ("Widths", f"{widths}; vectors of {footprint['vector_width']}"),
+        ]
+    )  # fmt: skip
 
 
 def _provenance(records: Sequence[Mapping[str, Any]]) -> str:
