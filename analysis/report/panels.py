@@ -82,10 +82,9 @@ def _panel(material: Material, x: str, y: str) -> Drawing:
     for trials, marker in ((material.others, "o"), (material.stopped, "x")):
         shown = [trial for trial in _has(trials, x, y) if _in_view(axes, trial, x, y)]
         for trial in shown:
-            style = {"markerfacecolor": "none"} if marker == "o" else {}
             axes.plot(
                 trial.metrics[x], trial.metrics[y], marker, markersize=5, color=FAINT,
-                markeredgewidth=1.0, zorder=2, gid=gid(trial), **style,
+                markeredgewidth=1.0, zorder=2, gid=gid(trial), markerfacecolor="none",
             )  # fmt: skip
         faint += shown
     _steps(axes, members, x, y)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -59,9 +58,8 @@ _CLEAR = 0.08
 
 
 def _member(material: Material, trial: Trial, spans: Sequence[tuple[float, float]]) -> Mark:
-    return Mark(
-        _place(trial, spans), trial.run_id, 4.6, to_hex(material.inks.fill(trial)), INK, True
-    )
+    fill = material.inks.fill(trial)
+    return Mark(_place(trial, spans), trial.run_id, 4.6, fill, INK, stem=True)
 
 
 def _others(material: Material, spans: Sequence[tuple[float, float]]) -> Iterator[Mark]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from matplotlib.colors import to_hex
 from matplotlib.lines import Line2D
 
 from analysis.plot_style import INK
@@ -84,6 +85,6 @@ def _mark(methods: Sequence[str], method: str) -> str:
     return _MARKS[methods.index(method) % len(_MARKS)]
 
 
-def _colour(methods: Sequence[str], method: str) -> tuple[float, ...]:
+def _colour(methods: Sequence[str], method: str) -> str:
     """Different in lightness too, so that few methods can be told apart in grey."""
-    return COLOURS(0.15 + 0.85 * methods.index(method) / max(len(methods) - 1, 1))
+    return to_hex(COLOURS(0.15 + 0.85 * methods.index(method) / max(len(methods) - 1, 1)))

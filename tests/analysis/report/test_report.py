@@ -58,7 +58,7 @@ def test_a_section_without_data_says_why_and_has_no_figure(recorded, tmp_path: P
     text = path.read_text()
     for name, reason in {
         "parallel": "they need two completed trials with different settings, and 1 completed",
-        "importance": "it needs 10 completed trials, is trustworthy from about 40, and this study has",
+        "importance": "it needs 10 completed trials, is trustworthy from about 40",
         "learning": "the tracking store has no trial with figures after two epochs",
         "layers": "no member of the front has a ticket in the tracking store's artifacts",
         "sparsity": "a curve needs two",
