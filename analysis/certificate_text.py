@@ -104,6 +104,7 @@ def _how(certificate: Certificate) -> Iterator[str]:
 
 def limits_text(certificate: Certificate) -> str:
     """How much time verification had, as a sentence."""
+
     def limit(seconds: float | None, what: str) -> str:
         return f"no limit {what}" if seconds is None else f"{seconds:g} s {what}"
 

@@ -98,4 +98,4 @@ def short_value(text: str) -> str:
         number = float(text)
     except ValueError:
         return text.replace('"', "").replace(",", ", ")
-    return f"{number:.3g}" if number != int(number) else f"{int(number)}"
+    return f"{number:.4g}"

@@ -12,7 +12,7 @@ from analysis.recorded import Trial
 from analysis.report.artifacts import Learning, read_layers, read_learning, read_study_file
 from analysis.report.choice import Choice
 from analysis.report.drawing import Inks
-from analysis.report.hyperparameters import searched_names, varied
+from analysis.report.hyperparameters import searched_names, short_value, varied
 from analysis.report.words import name_of, value_of
 from spaces.study import StudyConfig
 
@@ -120,7 +120,9 @@ def settings_of(
     settings = varied(trials, searched)
     return {
         trial.run_id: {
-            setting.name: text for setting in settings if (text := setting.texts[index]) is not None
+            setting.name: short_value(text)
+            for setting in settings
+            if (text := setting.texts[index]) is not None
         }
         for index, trial in enumerate(trials)
     }

@@ -17,7 +17,7 @@ from analysis.report.scene import FAR, LEFT, NEAR, RIGHT, Line, Mark, Place, Sce
 from analysis.report.words import amount, counted, is_logarithmic, name_of
 
 AXES = ("natural_accuracy", "verified_accuracy", "inference_flops")
-_SIZE = (72.0 * WIDTH, 290.0)  # points
+_SIZE = (72.0 * WIDTH, 304.0)  # points
 
 
 def draw_solid(material: Material) -> Drawing | None:
@@ -118,6 +118,6 @@ def _texts(spans: Sequence[tuple[float, float]]) -> Iterator[Text]:
             yield Text((NEAR, tick, 0.0), text, 13.0)
     for tick, text in _ticks(2, spans[2]):
         yield Text((LEFT, LEFT, tick), text, 6.0)
-    yield Text((0.5, NEAR, 0.0), name_of(AXES[0]), 44.0, MUTED, centred=True)
-    yield Text((NEAR, 0.5, 0.0), name_of(AXES[1]), 54.0, MUTED, centred=True)
+    yield Text((0.5, NEAR, 0.0), name_of(AXES[0]), 46.0, MUTED, centred=True)
+    yield Text((NEAR, 0.5, 0.0), name_of(AXES[1]), 46.0, MUTED, centred=True)
     yield Text((LEFT, LEFT, 1.0), "FLOPs", 20.0, MUTED, centred=True)

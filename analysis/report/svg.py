@@ -34,6 +34,9 @@ def inline_svg(
     out = io.BytesIO()
     drawing.figure.savefig(out, format="svg", metadata={"Date": None})
     root = svg_image(out.getvalue(), drawing.label)
+    for parent in root.findall(f"{{{SVG}}}defs"):
+        if parent.find(f"{{{SVG}}}style") is not None:
+            root.remove(parent)  # it would be about the whole page, which has the same rule once
     has_marks = False
     referenced = _references(root)
     for element in root.iter():
@@ -47,12 +50,24 @@ def inline_svg(
             del element.attrib["id"]
         _redirect(element, drawing.name)
         _shorten(element)
+    _free_styles(root)
     root.set("role", "group" if has_marks else "img")
     root.set("style", style)
     root.attrib.pop("height", None)
     root.attrib.pop("width", None)
     root.set("viewBox", f"0 0 {width:g} {height:g}")
     return ElementTree.tostring(root, encoding="unicode")
+
+
+def _free_styles(root: ElementTree.Element) -> None:
+    """Move the style of a shared shape to where it is used: there the page can change it."""
+    shapes = {f"#{path.get('id')}": path for path in root.iter(f"{{{SVG}}}path") if path.get("id")}
+    used = [use for use in root.iter(f"{{{SVG}}}use") if use.get("href") in shapes]
+    for use in used:
+        style = shapes[use.get("href", "")].get("style", "")
+        use.set("style", f"{style}; {use.get('style', '')}".strip("; "))
+    for use in used:
+        shapes[use.get("href", "")].attrib.pop("style", None)
 
 
 def _shorten(element: ElementTree.Element) -> None:
