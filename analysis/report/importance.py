@@ -52,6 +52,20 @@ def importance(
         values = np.log(np.maximum(values, 1e-12))
     if len(known) < LEAST_TRIALS or not settings or math.isclose(values.std(), 0.0, abs_tol=1e-12):
         return None
+    errors, losses = _errors(settings, values)
+    total = float(((values - values.mean()) ** 2).sum())
+    order = sorted(range(len(settings)), key=lambda i: -losses[i].mean())
+    return Importance(
+        objective,
+        len(known),
+        1.0 - errors / total,
+        {settings[i].name: float(losses[i].mean()) / total for i in order},
+        {settings[i].name: float(losses[i].std()) / total for i in order},
+    )
+
+
+def _errors(settings: Sequence[Hyperparameter], values: np.ndarray) -> tuple[float, np.ndarray]:
+    """Squared error on unseen trials, and how much more of it per shuffled setting and repeat."""
     columns = [_columns(setting) for setting in settings]
     rng = np.random.default_rng(0)
     errors, losses = 0.0, np.zeros((len(settings), _REPEATS))
@@ -69,15 +83,7 @@ def importance(
         wrong = ((predicted.reshape(-1, len(held)) - values[held]) ** 2).sum(axis=1)
         errors += float(wrong[0])
         losses += wrong[1:].reshape(losses.shape) - wrong[0]
-    total = float(((values - values.mean()) ** 2).sum())
-    order = sorted(range(len(settings)), key=lambda i: -losses[i].mean())
-    return Importance(
-        objective,
-        len(known),
-        1.0 - errors / total,
-        {settings[i].name: float(losses[i].mean()) / total for i in order},
-        {settings[i].name: float(losses[i].std()) / total for i in order},
-    )
+    return errors, losses
 
 
 def _columns(setting: Hyperparameter) -> np.ndarray:

@@ -30,13 +30,7 @@ def section(material: Material) -> Section:
     title = "Which settings matter"
     completed = material.completed
     if len(completed) < LEAST_TRIALS:
-        return Section(
-            "importance",
-            title,
-            f"Importance is not told: it needs {LEAST_TRIALS} completed trials, is trustworthy "
-            f"from about {FEW_TRIALS}, and this study has {len(completed)}. Stopped trials do not "
-            "count, since they were measured before their training ended.",
-        )
+        return _too_few(title, len(completed))
     judged = evenly(completed, MOST_TRIALS)
     found = [importance(judged, name, material.searched) for name in material.objectives]
     known = [result for result in found if result is not None]
@@ -69,6 +63,16 @@ def section(material: Material) -> Section:
         "here may matter outside the ranges that were searched."
     )
     return Section("importance", title, lead, [_draw(r) for r in good], [_METHOD, *remarks])
+
+
+def _too_few(title: str, count: int) -> Section:
+    return Section(
+        "importance",
+        title,
+        f"Importance is not told: it needs {LEAST_TRIALS} completed trials, is trustworthy "
+        f"from about {FEW_TRIALS}, and this study has {count}. Stopped trials do not "
+        "count, since they were measured before their training ended.",
+    )
 
 
 def _draw(found: Importance) -> Drawing:

@@ -84,7 +84,11 @@ def _draw(material: Material, name: str) -> Drawing | None:
         strong = learning.trial.run_id in on_front
         style: dict[str, Any] = {"color": FAINT, "linewidth": 0.8, "zorder": 2, "alpha": 0.85}
         if strong:
-            style = {"color": material.inks.line(learning.trial), "linewidth": 1.8, "zorder": 3}
+            style = {
+                "color": material.inks.line(learning.trial),
+                "linewidth": material.weight,
+                "zorder": 3,
+            }
         axes.plot(*zip(*learning.curves[name], strict=True), gid=gid(learning.trial), **style)
     axes.set_xlabel("epoch", fontsize=TEXT)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))

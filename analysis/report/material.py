@@ -72,6 +72,11 @@ class Material:
         return self.front.objectives
 
     @property
+    def weight(self) -> float:
+        """How strong the lines of members are: less so when there are many."""
+        return 2.0 if len(self.members) <= 15 else 1.2
+
+    @property
     def newest(self) -> int:
         """When the newest trial began, in milliseconds since 1970: the report's date."""
         return max(trial.started for trial in self.front.study.trials)

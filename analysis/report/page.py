@@ -44,7 +44,8 @@ def to_page(material: Material, sections: Sequence[Section]) -> str:
         f"<title>{escape(name)}: goldenticket report</title>\n"
         f"<style>\n{(_HERE / 'report.css').read_text()}</style>\n</head>\n<body>\n"
         f"{_head(material)}\n"
-        f'<nav aria-label="Contents"><ol>{links}</ol></nav>\n<main>\n{body}\n</main>\n'
+        f'<nav aria-label="Contents"><ol>{links}</ol></nav>\n<main>\n{front_table(material)}\n'
+        f"{body}\n</main>\n"
         '<div id="card" role="status" hidden></div>\n'
         f'<script type="application/json" id="trials">{_data(material)}</script>\n'
         f"<script>\n{(_HERE / 'report.js').read_text()}</script>\n</body>\n</html>\n"
@@ -79,7 +80,7 @@ def _head(material: Material) -> Html:
                 ("Code version", listed(versions) if versions else "not recorded"),
             ]
         )
-        + f"\n{front_table(material)}\n</header>"
+        + "</header>"
     )
 
 

@@ -12,7 +12,7 @@ from analysis.plot_labels import Point, label_points
 from analysis.plot_style import FAINT, INK, MUTED
 from analysis.recorded import Trial
 from analysis.report.drawing import SMALL, Drawing, gid, new_axes, set_axis
-from analysis.report.material import Material
+from analysis.report.material import Material, evenly
 from analysis.report.section import Section
 from analysis.report.solid import draw_solid
 from analysis.report.words import counted, interval_of, name_of, title_of
@@ -25,7 +25,7 @@ _PAIRS = (
     ("density", "verified_accuracy"),
     ("density", "natural_accuracy"),
 )
-_MOST_LABELS, _MOST_INTERVALS = 14, 12
+_MOST_LABELS, _MOST_INTERVALS, _MANY = 14, 12, 25
 _PALE = "#d5dade"
 
 
@@ -95,9 +95,11 @@ def _panel(material: Material, x: str, y: str) -> Drawing:
             trial.metrics[x], trial.metrics[y], "o", markersize=9, zorder=3, gid=gid(trial),
             markerfacecolor=material.inks.fill(trial), markeredgecolor=INK, markeredgewidth=0.9,
         )  # fmt: skip
+    most = _MOST_LABELS if len(members) <= _MANY else _MOST_LABELS // 2
+    named = evenly(sorted(members, key=lambda trial: trial.metrics[x]), most)
     points = [
-        Point(t.metrics[x], t.metrics[y], 8.0, f"#{t.number}" if i < _MOST_LABELS else "")
-        for i, t in enumerate(members)
+        Point(t.metrics[x], t.metrics[y], 8.0, f"#{t.number}" if t in named else "")
+        for t in members
     ]
     label_points(axes, points, [Point(t.metrics[x], t.metrics[y], 4.0) for t in faint], SMALL)
     label = (

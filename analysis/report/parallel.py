@@ -141,7 +141,7 @@ def _draw(
         share = 0.2 + 0.8 * float(norm(trial.metrics[colour])) if strong else 0.0
         axes.plot(
             range(len(rails)), ys, gid=gid(trial), clip_on=False, solid_joinstyle="round",
-            color=COLOURS(share) if strong else FAINT, linewidth=2.2 if strong else 0.8,
+            color=COLOURS(share) if strong else FAINT, linewidth=material.weight if strong else 0.8,
             alpha=1.0 if strong else 0.75, zorder=3 if strong else 2,
         )  # fmt: skip
     for place, rail in enumerate(rails):

@@ -33,7 +33,7 @@ def words(fragment: str) -> str:
 
 
 def test_it_begins_with_how_the_figures_were_obtained(page: Path) -> None:
-    head = words(page.read_text().split("<nav")[0])
+    head = words(page.read_text().split("<section")[0])
     for told in (
         "digits: 300 examples of the validation split",
         "0.05 (l∞, data units)",
