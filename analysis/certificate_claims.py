@@ -76,7 +76,7 @@ def check_earlier(certificate: Certificate, folder: Path) -> bool:
     """
     path = folder / CERTIFICATE
     _check_verdicts(certificate, certificate, "this verification")
-    earlier = _read(path)
+    earlier = read_certificate(path)
     if earlier is None or _subject(earlier) != _subject(certificate):
         return False
     if _question(earlier) == _question(certificate):
@@ -213,7 +213,8 @@ def _says(verdict: str, radius: float) -> str:
     return verdict if verdict == "misclassified" else f"{verdict} at radius {radius:g}"
 
 
-def _read(path: Path) -> Certificate | None:
+def read_certificate(path: Path) -> Certificate | None:
+    """The certificate in a file, None without the file; TicketError when it cannot be read."""
     if not path.exists():
         return None
     try:

@@ -174,6 +174,17 @@ def test_a_front_is_thinned_and_measured(home: Home) -> None:
     assert "hypervolume " in home.run("front", "study.yaml", "--reference", point).out
 
 
+def test_a_report_is_one_page_that_is_kept_with_the_study(home: Home, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    answer = home.run("report", "study.yaml", "--to", page, "--ticket", "tickets/tiny")
+    assert answer.code == 0, answer.err
+    assert answer.out == f"{page}\n"
+    assert "under report/" in answer.err
+    text = page.read_text()
+    assert "goldenticket verify tickets/tiny --split test" in text
+    assert "On the first " in text
+
+
 def test_a_study_is_found_by_its_name_too(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     store = f"sqlite:///{home.folder}/mlflow.db"
     by_file = home.run("front", "study.yaml", "--format", "csv")
@@ -330,6 +341,12 @@ def test_a_resumed_search_adds_what_is_missing(home: Home) -> None:
         ("front tiny --best knee --reference density=1", ["--reference", "--best"]),
         ("front tiny --plot front.pdf", ["front.pdf", ".png or .html"]),
         ("front tiny --plot no/such/folder/front.png", ["no/such/folder"]),
+        ("report tinny --to report.html", ["no study is called 'tinny'"]),
+        ("report tiny --to report.pdf", ["report.pdf", "must end in .html"]),
+        ("report tiny --to no/such/folder/r.html", ["there is no folder no/such/folder"]),
+        ("report tiny --to r.html --run 123 --best knee", ["--run and --best each name a ticket"]),
+        ("report tiny --to r.html --best smalest", ["'smalest'"]),
+        ("report tiny --to r.html --ticket nowhere", ["nowhere does not exist"]),
     ],
 )
 def test_wrong_questions(home: Home, words: str, fragments: list[str]) -> None:
