@@ -229,6 +229,21 @@ def test_a_ticket_is_exported_by_the_beginning_of_a_run_id(home: Home, tmp_path:
     }
 
 
+@pytest.mark.parametrize(
+    ("words", "fragment"),
+    [
+        (["--register", "a/b"], "a model cannot be called 'a/b'"),
+        (["--register", "net", "--no-onnx"], "--register takes model.onnx or compact.onnx"),
+    ],
+)
+def test_what_cannot_be_registered_is_told_before_anything_is_written(
+    home: Home, tmp_path: Path, words: list[str], fragment: str
+) -> None:
+    answer = home.run("export", "tiny", "--best", "knee", "--to", tmp_path / "ticket", *words)
+    assert fragment in answer.message
+    assert not (tmp_path / "ticket").exists()
+
+
 def test_the_address_of_the_store_can_be_given(tmp_path: Path, empty_store: Path) -> None:
     write_study(tmp_path)
     shutil.copy(empty_store, tmp_path / "other.db")
