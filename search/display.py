@@ -29,6 +29,11 @@ _SHORT = {
     "num_active_parameters": "parameters",
     "inference_flops": "FLOPs",
     "dense_inference_flops": "dense FLOPs",
+    "compacted_flops": "compacted FLOPs",
+    "flash_bytes": "flash",
+    "ram_bytes": "RAM",
+    "latency_s": "latency",
+    "latency_256_s": "latency of 256",
     "training_flops": "training FLOPs",
     "duration_s": "time",
 }

@@ -47,7 +47,8 @@ class _Writer:
     def write(self) -> LoopFunction:
         """Everything."""
         parameters: dict[str, Place] = {}
-        if self.loop.reads is not None:
+        weights = self.loop.weights
+        if self.loop.reads is not None and (weights is None or weights.values.size):
             parameters["const float *in"] = self.loop.reads
         for value, place in self.loop.operands.items():
             parameters[f"const float *a{value}"] = place

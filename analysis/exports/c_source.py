@@ -113,8 +113,8 @@ def _source(name: str, plan: MemoryPlan, functions: Sequence[LoopFunction]) -> s
     for function in functions:
         kernels.update(function.kernels)
     calls = [f"    {function.call}" for function in functions]
-    if not any("workspace" in call for call in calls):
-        calls.insert(0, "    (void)workspace;")
+    used = {word for call in calls for word in re.findall(r"\w+", call.partition("(")[2])}
+    calls = [f"    (void){unused};" for unused in ("workspace", "x") if unused not in used] + calls
     upper, body = name.upper(), "\n".join(calls)
     includes = "#include <stdint.h>\n"
     if any(loop.clears for loop in plan.loops):
