@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from analysis.manifest import OnnxCheck
+from analysis.manifest import OnnxCheck, digest
 from spaces.base import Config
 from trainers.verify import CertifiedRadii, VerificationResult
 
@@ -188,6 +188,7 @@ class Certificate(Config):
     versions: dict[str, str]
     results: tuple[RadiusResult, ...]
     certified_radius: CertifiedRadius | None = None
+    text: str = Field("", description="sha256 of certificate.md.")
 
     @property
     def summary(self) -> list[dict[str, float | int | str]]:
@@ -212,9 +213,9 @@ class Certificate(Config):
         ]
 
     def to_json(self) -> str:
-        """The certificate with its per-example verdicts as one JSON document."""
+        """The certificate and its per-example verdicts as one JSON document with a digest."""
         document = {**self.model_dump(mode="json"), "summary": self.summary}
-        return json.dumps(document, indent=1, allow_nan=False)
+        return json.dumps({**document, "digest": digest(document)}, indent=1, allow_nan=False)
 
 
 def wilson(num_successes: int, num_trials: int, z: float = 1.959964) -> tuple[float, float]:
