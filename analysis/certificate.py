@@ -11,6 +11,12 @@ from pathlib import Path
 import safetensors.torch
 from torch import Tensor
 
+from analysis.certificate_artifacts import (
+    Question,
+    Results,
+    choose_artifacts,
+    judge_artifacts,
+)
 from analysis.certificate_claims import (
     CERTIFICATE,
     CERTIFICATE_TEXT,
@@ -35,7 +41,7 @@ from analysis.onnx_model import check_onnx
 from analysis.ticket import Ticket, load_ticket
 from analysis.version import code_version, library_version
 from trainers.evaluate import first_examples, model_cost
-from trainers.verify import AVAILABLE_METHODS, VerificationResult
+from trainers.verify import AVAILABLE_METHODS
 
 __all__ = ["Certificate", "RadiusResult", "verify_ticket", "wilson"]
 
@@ -55,6 +61,7 @@ def verify_ticket(
     workers: int | None = None,
     certified_radius: float | None = None,
     tolerance: float | None = None,
+    artifacts: Sequence[str] | None = None,
 ) -> Certificate:
     """Check a ticket from its folder alone, certify it, and write certificate.json and .md.
 
@@ -66,8 +73,9 @@ def verify_ticket(
     a radius, and all of them after `budget_s` seconds of the whole call: they are unknown.
     `workers` programs are solved at a time (None: one for each CPU). `certified_radius` finds, for
     each example, up to which radius it is verified, at most this one, to within `tolerance` (a
-    64th of it when None). An earlier certificate that says more of these data is kept, with a
-    warning.
+    64th of it when None). `artifacts` are files that ship, such as int8.onnx, to be judged as well:
+    all that there are when None, but for model.onnx, which is compared only. An earlier certificate
+    that says more of these data is kept, with a warning.
 
     TicketError when anything differs from what the ticket, or an earlier certificate of it, says:
     it names the file and both values. VerificationError for limits or methods that make no sense,
@@ -83,6 +91,7 @@ def verify_ticket(
         split,
         check_methods(AVAILABLE_METHODS if methods is None else methods),
         _span(certified_radius, tolerance),
+        choose_artifacts(folder, artifacts),
     )
     judge = Judge(ticket, folder, limits)
     _check_cost(ticket, folder)
@@ -110,6 +119,7 @@ class _Question:
     split: str
     methods: tuple[str, ...]
     span: tuple[float, float] | None
+    artifacts: tuple[str, ...]
 
     def __post_init__(self) -> None:
         for radius in self.radii:
@@ -147,7 +157,11 @@ def _certify(judge: Judge, question: _Question) -> tuple[Certificate, bytes | No
     opinion = _second_opinion(judge, x_BCHW, y_B, question.radii[0])
     own_figures = check_own_figures(judge)
     found = judge.verdicts(x_BCHW, y_B, question.radii, question.methods)
-    counterexamples = _pack_counterexamples(found)
+    asked = Question(x_BCHW, y_B, question.methods, {r: found[r] for r in question.radii})
+    judged = judge_artifacts(judge, asked, question.artifacts)
+    counterexamples = _pack_counterexamples(
+        {"": found, **{j.record.file: j.results for j in judged}}
+    )
     certificate = Certificate(
         ticket_digest=ticket.digest,
         files=read_manifest(folder).files,
@@ -167,6 +181,7 @@ def _certify(judge: Judge, question: _Question) -> tuple[Certificate, bytes | No
         versions=_versions(),
         results=tuple(RadiusResult.from_result(found[radius]) for radius in question.radii),
         certified_radius=_certified_radius(judge, x_BCHW, y_B, question),
+        artifacts=tuple(one.record for one in judged),
     )
     return certificate, counterexamples
 
@@ -209,10 +224,11 @@ def _certified_radius(
     return CertifiedRadius.from_radii(found, "+".join(question.methods))
 
 
-def _pack_counterexamples(results: Mapping[float, VerificationResult]) -> bytes | None:
+def _pack_counterexamples(found: Mapping[str, Results]) -> bytes | None:
     tensors = {
         # A copy: radii may share a counterexample, and safetensors refuses shared memory.
-        f"{radius}/{index}": x.detach().cpu().clone().contiguous()
+        f"{file}/{radius}/{index}".lstrip("/"): x.detach().cpu().clone().contiguous()
+        for file, results in found.items()
         for radius, result in results.items()
         for index, x in result.counterexamples.items()
     }

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from analysis.certificate_model import SCHEMA_VERSION, Certificate, OwnFigures, RadiusResult
+from analysis.certificate_model import (
+    SCHEMA_VERSION,
+    Certificate,
+    CertifiedRadius,
+    OwnFigures,
+    RadiusResult,
+)
 from analysis.errors import TicketError
 from analysis.judge import Judge
 from analysis.manifest import MANIFEST, digest, sha256
@@ -73,21 +82,28 @@ def check_earlier(certificate: Certificate, folder: Path) -> bool:
         return False
     if _question(earlier) == _question(certificate):
         about = f"{certificate.num_examples} {certificate.split} examples by {certificate.bound}"
-        before = {result.radius: result for result in earlier.results}
-        for found in certificate.results:
-            if found.radius in before:
-                claimed = _Figures.of(before[found.radius])
-                _compare(found, path, claimed, certificate.num_examples, about)
+        before = _all_figures(earlier)
+        for (*network, radius), found in _all_figures(certificate).items():
+            if (*network, radius) in before:
+                claimed = _Figures.of(before[*network, radius])
+                of_file = f", of {network[0]}" if network[0] else ""
+                _compare(found, path, claimed, certificate.num_examples, about + of_file)
     _check_verdicts(earlier, certificate, str(path))
     return _says_more(earlier, certificate)
 
 
+def _all_figures(certificate: Certificate) -> dict[tuple[Any, ...], RadiusResult]:
+    """By file, its sha256 and radius; the ticket's own weights have no file."""
+    networks = [("", "", certificate.results)]
+    networks += [(a.file, a.sha256, a.results) for a in certificate.artifacts]
+    return {(*of, r.radius): r for *of, results in networks for r in results}
+
+
 def _says_more(earlier: Certificate, certificate: Certificate) -> bool:
-    before, now = _known(earlier), _known(certificate)
-    now += [_Known()] * (len(before) - len(now))
-    if len(now) > len(before):
-        return False
-    pairs = list(zip(before, now, strict=True))
+    before, now, pairs = _all_known(earlier), _all_known(certificate), []
+    for network in before.keys() | now.keys():
+        sides = before.get(network, []), now.get(network, [])
+        pairs += list(itertools.zip_longest(*sides, fillvalue=_Known()))
     as_much = all(b.verified >= n.verified and b.falsified <= n.falsified for b, n in pairs)
     more = any(b.verified > n.verified or b.falsified < n.falsified for b, n in pairs)
     return as_much and more
@@ -137,8 +153,19 @@ class _Known:
     how: str = "falsified"
 
 
-def _known(certificate: Certificate) -> list[_Known]:
-    known = [_Known() for _ in range(certificate.num_examples)]
+def _all_known(certificate: Certificate) -> dict[tuple[str, str], list[_Known]]:
+    """Of each example, by file and its sha256; the ticket's own weights have neither."""
+    count = certificate.num_examples
+    known = {("", ""): _known(count, certificate.results, certificate.certified_radius)}
+    for artifact in certificate.artifacts:
+        known[artifact.file, artifact.sha256] = _known(count, artifact.results, None)
+    return known
+
+
+def _known(
+    num_examples: int, results: Sequence[RadiusResult], radii: CertifiedRadius | None
+) -> list[_Known]:
+    known = [_Known() for _ in range(num_examples)]
 
     def learn(i: int, verdict: str, radius: float) -> None:
         old = known[i]
@@ -147,10 +174,9 @@ def _known(certificate: Certificate) -> list[_Known]:
         elif verdict in ("falsified", "misclassified") and radius < old.falsified:
             known[i] = _Known(old.verified, radius, verdict)
 
-    for result in certificate.results:
+    for result in results:
         for i, verdict in enumerate(result.verdicts):
             learn(i, verdict, 0.0 if verdict == "misclassified" else result.radius)
-    radii = certificate.certified_radius
     if radii is not None:
         for i, (safe, distance) in enumerate(zip(radii.verified, radii.falsified, strict=True)):
             if safe is not None:
@@ -162,19 +188,26 @@ def _known(certificate: Certificate) -> list[_Known]:
 
 def _check_verdicts(earlier: Certificate, certificate: Certificate, source: str) -> None:
     """Raise TicketError for an example that one side proves robust and the other refutes."""
-    pairs = zip(_known(earlier), _known(certificate), strict=False)
-    for i, (there, here) in enumerate(pairs):
-        said = found = ""
-        if there.verified > 0.0 and there.verified >= here.falsified:
-            said, found = _says("verified", there.verified), _says(here.how, here.falsified)
-        elif here.verified > 0.0 and here.verified >= there.falsified:
-            said, found = _says(there.how, there.falsified), _says("verified", here.verified)
-        if said:
-            raise TicketError(
-                f"{source} says that example {i} of the {certificate.split} split is {said}, but "
-                f"now it is {found}: both cannot be true, so one of the proofs is wrong. Report "
-                "it, with this folder; nothing was written"
-            )
+    before, now = _all_known(earlier), _all_known(certificate)
+    for network in before.keys() & now.keys():
+        what = f", by {network[0]}," if network[0] else ""
+        for i, (there, here) in enumerate(zip(before[network], now[network], strict=False)):
+            said, found = _contradiction(there, here)
+            if said:
+                raise TicketError(
+                    f"{source} says that example {i} of the {certificate.split} split{what} is "
+                    f"{said}, but now it is {found}: both cannot be true, so one of the proofs is "
+                    "wrong. Report it, with this folder; nothing was written"
+                )
+
+
+def _contradiction(there: _Known, here: _Known) -> tuple[str, str]:
+    """What either side says, when both cannot be true."""
+    if there.verified > 0.0 and there.verified >= here.falsified:
+        return _says("verified", there.verified), _says(here.how, here.falsified)
+    if here.verified > 0.0 and here.verified >= there.falsified:
+        return _says(there.how, there.falsified), _says("verified", here.verified)
+    return "", ""
 
 
 def _says(verdict: str, radius: float) -> str:

@@ -7,6 +7,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import Field
 
@@ -15,8 +16,9 @@ from analysis.manifest import OnnxCheck, digest
 from spaces.base import Config
 from trainers.verify import CertifiedRadii, VerificationResult
 
-SCHEMA_VERSION = 2
-"""1 had no steps, tolerances, second opinion or certified radii, and a time limit per radius."""
+SCHEMA_VERSION = 3
+"""1 had no steps, tolerances, second opinion or certified radii, and a time limit per radius; 2 no
+artifacts and no digest."""
 
 
 class Step(Config):
@@ -159,6 +161,33 @@ class CertifiedRadius(Config):
         )
 
 
+class ArtifactRecord(Config):
+    """What was proved of one file that ships, or how else it was checked.
+
+    Only "certified" files have `results`; `how` tells what that rests on, or why a file is not.
+    """
+
+    file: str
+    sha256: str
+    status: Literal["certified", "same weights", "compared", "not certified"]
+    how: str
+    batch_size: int | None = Field(
+        None, description="Largest batch for which it holds; null: for all."
+    )
+    max_abs_difference: float | None = Field(
+        None, description="Of its runtime's logits from those of the network read from the file."
+    )
+    difference_from_weights: float | None = Field(
+        None, description="Of its runtime's logits from those of the ticket's weights."
+    )
+    agreement: float | None = Field(
+        None, description="Share of examples for which it predicts what the ticket's weights do."
+    )
+    num_examples: int = Field(0, description="On how many examples these were measured.")
+    results: tuple[RadiusResult, ...] = ()
+    seconds: float = 0.0
+
+
 class Certificate(Config):
     """What was proved of one ticket, on which examples, and by what."""
 
@@ -184,11 +213,13 @@ class Certificate(Config):
     own_figures: OwnFigures | None = None
     counterexamples: str | None = Field(
         description="sha256 of counterexamples.safetensors: a tensor `<radius>/<example>` for each "
-        "falsified example; None when there is none."
+        "falsified example, `<file>/<radius>/<example>` for one of an artifact; None when there is "
+        "none."
     )
     versions: dict[str, str]
     results: tuple[RadiusResult, ...]
     certified_radius: CertifiedRadius | None = None
+    artifacts: tuple[ArtifactRecord, ...] = Field((), description="The files that ship.")
     text: str = Field("", description="sha256 of certificate.md.")
 
     @property

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from analysis.certificate_model import Certificate, CertifiedRadius, OpenRelus, RadiusResult
+from analysis.certificate_model import (
+    ArtifactRecord,
+    Certificate,
+    CertifiedRadius,
+    OpenRelus,
+    RadiusResult,
+)
 from analysis.ticket import Ticket
 
 _STEPS = {
@@ -15,7 +21,14 @@ _STEPS = {
     "crown": "linear bounds, with linear bounds in front of every ReLU",
     "alpha-crown": "the same, the lines below ReLUs optimised",
     "exact": "mixed-integer programs, solved by HiGHS",
+    "replay": "attack on the file itself, as its runtime computes it",
 }
+
+
+_COLUMNS = (
+    "| radius | natural accuracy | verified accuracy | upper bound (not falsified) | verified "
+    "| falsified | unknown | of them timeouts | misclassified | seconds |"
+)
 
 
 def to_markdown(certificate: Certificate, ticket: Ticket) -> str:
@@ -25,6 +38,7 @@ def to_markdown(certificate: Certificate, ticket: Ticket) -> str:
         *_accuracies(certificate),
         *_how(certificate),
         *(() if certificate.certified_radius is None else _radii(certificate.certified_radius)),
+        *(_artifacts(certificate.artifacts) if certificate.artifacts else ()),
         *_checks(certificate),
     ]
     return "\n".join(lines) + "\n"
@@ -53,10 +67,7 @@ def _accuracies(certificate: Certificate) -> Iterator[str]:
         "Intervals are 95 % (Wilson), for other examples drawn like these."
     )
     yield ""
-    yield (
-        "| radius | natural accuracy | verified accuracy | upper bound (not falsified) | verified "
-        "| falsified | unknown | of them timeouts | misclassified | seconds |"
-    )
+    yield _COLUMNS
     yield "|---:" * 10 + "|"
     yield from (_row(result) for result in certificate.results)
     yield ""
@@ -132,6 +143,38 @@ def _tolerances(certificate: Certificate) -> str:
         "replay through the network, in its own type and in the one of the bounds, agrees. Solver "
         "and floating-point arithmetic are trusted up to these margins."
     )
+
+
+def _artifacts(artifacts: Sequence[ArtifactRecord]) -> Iterator[str]:
+    yield "## Files that ship"
+    yield ""
+    for artifact in artifacts:
+        batch = f", for batches of {artifact.batch_size}" if artifact.batch_size else ""
+        yield f"- **{artifact.file}: {artifact.status}**{batch}. {artifact.how}."
+        if artifact.agreement is not None:
+            yield (
+                f"  Against the ticket's weights on {artifact.num_examples} examples: the same "
+                f"class for {100 * artifact.agreement:.2f} %, logits within "
+                f"{artifact.difference_from_weights:.1e}."
+            )
+        if artifact.max_abs_difference is not None:
+            yield (
+                "  Its runtime's logits are within "
+                f"{artifact.max_abs_difference:.1e} of those of the network read from it."
+            )
+    yield ""
+    certified = [artifact for artifact in artifacts if artifact.results]
+    if certified:
+        yield "| file " + _COLUMNS
+        yield "|---" + "|---:" * 10 + "|"
+        for artifact in certified:
+            yield from (f"| {artifact.file} {_row(result)}" for result in artifact.results)
+        yield ""
+        yield (
+            "*Falsified* and *misclassified* are what the file's own runtime gets wrong, with each "
+            "example in a batch of its own."
+        )
+        yield ""
 
 
 def _radii(radii: CertifiedRadius) -> Iterator[str]:

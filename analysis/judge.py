@@ -19,11 +19,13 @@ from trainers.data import Split, load_data
 from trainers.device import num_cpus, resolve_device
 from trainers.verify import (
     AVAILABLE_METHODS,
+    Artifact,
     CertifiedRadii,
     SecondOpinion,
     VerificationResult,
     certified_radii,
     second_opinion,
+    verify_artifact,
     verify_radii,
 )
 from trainers.verify.checks import check_limits, check_settings
@@ -93,6 +95,18 @@ class Judge:
     ) -> dict[float, VerificationResult]:
         """Verdicts by radius, attacked as in the ticket's own evaluation."""
         return verify_radii(self.model, x_BCHW, y_B, radii, **self._options(methods))
+
+    def artifact_verdicts(
+        self,
+        artifact: Artifact,
+        x_BCHW: Tensor,
+        y_B: Tensor,
+        radii: Sequence[float],
+        methods: Sequence[str],
+    ) -> dict[float, VerificationResult]:
+        """The same of an exported network, on the device of the examples."""
+        options = self._options(methods)
+        return verify_radii(artifact, x_BCHW, y_B, radii, judge=verify_artifact, **options)
 
     def certified_radii(
         self,

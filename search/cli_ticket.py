@@ -54,6 +54,14 @@ def verify(
     tolerance: Annotated[
         float | None, typer.Option(help="Of the certified radius. [default: LARGEST/64]")
     ] = None,
+    artifact: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="A file that ships, to be certified too, such as int8.onnx; may be repeated. "
+            "[default: all but model.onnx]",
+        ),
+    ] = None,
     plot: Annotated[
         Path | None,
         typer.Option(help="Draw verified accuracy over the radius, as FILE.png or FILE.html."),
@@ -82,6 +90,7 @@ def verify(
             workers=workers,
             certified_radius=certified_radius,
             tolerance=tolerance,
+            artifacts=artifact,
         )
     for remark in remarks:
         if issubclass(remark.category, CertificateKept):

@@ -17,7 +17,7 @@ from spaces.space import SearchSpace
 
 if TYPE_CHECKING:
     from analysis import Certificate, GraftReport
-    from analysis.certificate_model import CertifiedRadius
+    from analysis.certificate_model import ArtifactRecord, CertifiedRadius
 
 COLUMNS = ("natural_accuracy", "verified_accuracy", "density", "inference_flops")
 _SHORT = {
@@ -174,7 +174,32 @@ def certificate_report(certificate: Certificate) -> Group:
     report = Group(certificate_table(certificate))
     if certificate.certified_radius is not None:
         report.renderables.extend([Text(), certified_radius_table(certificate.certified_radius)])
+    if certificate.artifacts:
+        report.renderables.extend([Text(), artifacts_table(certificate.artifacts)])
     return report
+
+
+def artifacts_table(artifacts: Sequence[ArtifactRecord]) -> Group:
+    """What was proved of each file that ships, one row per radius."""
+    names = ["radius (l∞)", "natural", "verified", "not falsified", "open", "time"]
+    table = plain_table(["file", "status", *names], num_texts=2)
+    for artifact in artifacts:
+        for r in artifact.results:
+            table.add_row(
+                artifact.file,
+                artifact.status,
+                f"{r.radius:g}",
+                f"{r.natural_accuracy:.1%}",
+                f"{r.verified_accuracy:.1%}",
+                f"{r.falsified_accuracy_bound:.1%}",
+                f"{r.num_unknown}",
+                duration(r.seconds),
+            )
+        if not artifact.results:
+            table.add_row(artifact.file, artifact.status)
+    notes = [f"{a.file}: {a.how}" for a in artifacts if a.status == "not certified"]
+    notes += [f"{a.file}: for batches of {a.batch_size}" for a in artifacts if a.batch_size]
+    return titled("Files that ship", table, caption="  ·  ".join(notes))
 
 
 def graft_table(report: GraftReport) -> Group:

@@ -33,7 +33,7 @@ def pgd(
     last point tried is returned. Never leaves the ball or [low, high]. The model's modes are kept.
     `radius` may be a tensor that broadcasts to x.
     """
-    lower, upper = _inner_ball(x, radius, low, high)
+    lower, upper = inner_ball(x, radius, low, high)
     best = x.clone()
     found_B = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     with evaluating(model):
@@ -70,7 +70,7 @@ def polished(
     steps: int = 10,
 ) -> Tensor:
     """`start` moved into the ball around x in its own type and, if it is not wrong, a little on."""
-    lower, upper = _inner_ball(x, radius, low, high)
+    lower, upper = inner_ball(x, radius, low, high)
     with evaluating(model):
         point = start.clamp(lower, upper)
         return _climb(model, point, y_B, (lower, upper), radius / 20, steps)[0]
@@ -148,9 +148,7 @@ def _climb(
     return out, found_B
 
 
-def _inner_ball(
-    x: Tensor, radius: float | Tensor, low: float, high: float
-) -> tuple[Tensor, Tensor]:
+def inner_ball(x: Tensor, radius: float | Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
     """The ball in the type of x, rounded inwards: none of its points is outside the real one."""
     # x - radius itself rounds, in float64 too: so much less that it rounds to within the ball.
     rounding = 4 * torch.finfo(torch.float64).eps * max(abs(low), abs(high), 1.0)

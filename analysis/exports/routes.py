@@ -14,7 +14,8 @@ from torch import nn
 from analysis.exports.c_build import CompiledModel
 from analysis.exports.c_source import c_source
 from analysis.exports.csr import csr_bytes, from_csr
-from analysis.manifest import C_HEADER, C_SOURCE, COMPACT, CSR, ONNX
+from analysis.exports.int8 import int8_bytes
+from analysis.manifest import C_HEADER, C_SOURCE, COMPACT, CSR, INT8, ONNX
 from analysis.onnx_model import onnx_bytes
 from analysis.ticket import Ticket
 from analysis.version import library_version
@@ -24,7 +25,7 @@ from trainers.lowering import onnx_model, simplify
 from trainers.lowering.runtime import Call, OnnxNetwork
 
 NUM_CALIBRATION = 256
-"""Training examples by which the ranges of 8-bit activations are found."""
+"""The first training examples, by which the ranges of 8-bit activations are found."""
 
 
 class Network(Protocol):
@@ -101,6 +102,11 @@ def _compact(source: Source) -> Export:
     return Export({COMPACT: source.compact}, OnnxNetwork(source.compact), tools=_runtime())
 
 
+def _int8(source: Source) -> Export:
+    content = int8_bytes(source.compact, source.data.train.x[:NUM_CALIBRATION])
+    return Export({INT8: content}, OnnxNetwork(content), is_rounded=True, tools=_runtime())
+
+
 def _c(source: Source) -> Export:
     written = c_source(source.program, source.ticket.input_shape)
     network = CompiledModel(written)
@@ -122,6 +128,7 @@ def _runtime() -> dict[str, str]:
 ROUTES: Mapping[str, Callable[[Source], Export]] = {
     "onnx": _onnx,
     "compact": _compact,
+    "int8": _int8,
     "c": _c,
     "csr": _csr,
 }

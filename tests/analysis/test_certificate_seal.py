@@ -70,3 +70,13 @@ def test_a_certificate_from_before_there_were_seals_is_read() -> None:
     certificate = read_certificate(V1)
     assert certificate is not None and certificate.text == ""
     assert certificate.results[0].num_verified == 10
+
+
+def test_a_seal_cannot_be_left_out(verified: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(verified, tmp_path / "t"))
+    path = folder / "certificate.json"
+    document = json.loads(path.read_text())
+    del document["digest"]
+    path.write_text(json.dumps(document))
+    with pytest.raises(TicketError, match="its digest is None"):
+        read_certificate(folder)

@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from trainers.bounds.interval import Activation, IntervalPass
 from trainers.bounds.normalization import Norm
 from trainers.bounds.program import Add, Affine, Flatten, SpatialMean, is_number
+from trainers.bounds.rounded import Rounded
 
 Slopes = Mapping[int, Tensor]
 """By the number of a ReLU's step: the slope of the line below it, (rows, *shape), in [0, 1]."""
@@ -58,6 +59,8 @@ class BackwardBounds:
             if isinstance(step.op, nn.ReLU):
                 given = None if slopes is None else slopes.get(made)
                 row, added_R = _through_relu(row, before, owner_R, given)
+            elif isinstance(step.op, Rounded):
+                added_R = _least_of_rounding(step.op, row, before, owner_R)
             else:
                 norm = self.values[made].norm if made < len(self.values) else None
                 row, added_R = _through(step.op, row, before, norm)
@@ -89,6 +92,14 @@ def _through_relu(
         below = torch.where(center.abs() < radius, slope, below)
     row, added_R = _Relaxed.apply(row, center, radius, below)
     return row, added_R
+
+
+def _least_of_rounding(
+    op: Rounded, row: Tensor, before: Activation, owner_R: Tensor | None
+) -> Tensor:
+    """What rounding adds to a row's value at least: it may go either way in each place."""
+    below, above = (_of(t, owner_R) for t in op.reach(*before.bounds))
+    return _dot(row.clamp(max=0.0), above) - _dot(row.clamp(min=0.0), below)
 
 
 class _Relaxed(torch.autograd.Function):

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from trainers.bounds.normalization import Norm, apply_norm, norm_radius, normalize
 from trainers.bounds.program import Add, Affine, Flatten, SpatialMean, Step, is_number
+from trainers.bounds.rounded import Rounded
 from trainers.bounds.trace import trace
 from trainers.errors import UnsupportedLayer
 
@@ -198,7 +199,7 @@ class IntervalPass:
             a = inputs[0]
             if isinstance(step.op, nn.Linear | nn.Conv2d):
                 value, center = self._value_and_center(step.op, a)
-                out = Activation(value, center, _absolute(step.op, a.radius))
+                out = Activation(value, center, absolute(step.op, a.radius))
             elif isinstance(step.op, nn.BatchNorm1d | nn.BatchNorm2d):
                 value, norm = normalize(step.op, a.value)
                 center, radius = apply_norm(norm, a.center), norm_radius(norm, a.radius)
@@ -243,8 +244,8 @@ def _relu(op: nn.Module, a: Activation) -> Activation:
     return Activation(a.value.relu(), *_IntervalReLU.apply(a.center, a.radius))
 
 
-def _absolute(op: Any, radius: Tensor) -> Tensor:
-    """The layer with absolute weights and without bias."""
+def absolute(op: Any, radius: Tensor) -> Tensor:
+    """The layer with absolute weights and without bias: what it makes of a radius."""
     weight = op.weight.abs()
     if isinstance(op, nn.Linear):
         return F.linear(radius, weight)
@@ -260,6 +261,11 @@ def _affine(op: Affine, a: Activation) -> Activation:
 
 def _add(op: Add, a: Activation, b: Activation) -> Activation:
     return Activation(op(a.value, b.value), a.center + b.center, a.radius + b.radius)
+
+
+def _rounded(op: Rounded, a: Activation) -> Activation:
+    lower, upper = op.range(*a.bounds)
+    return Activation(op(a.value), (lower + upper) / 2, (upper - lower) / 2)
 
 
 def _same_for_all(op: nn.Module, a: Activation) -> Activation:
@@ -302,6 +308,7 @@ _RULES: dict[type[nn.Module], Callable[..., Activation]] = {
     Flatten: _same_for_all,
     Affine: _affine,
     Add: _add,
+    Rounded: _rounded,
     nn.Identity: _same_for_all,
     nn.Dropout: _dropout,
     nn.Dropout2d: _dropout,

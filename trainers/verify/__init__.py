@@ -1,5 +1,6 @@
 """Proofs that a network cannot be fooled within a radius, and counterexamples where it can."""
 
+from trainers.verify.artifact import Artifact, verify_artifact
 from trainers.verify.cascade import AVAILABLE_METHODS, verify
 from trainers.verify.radii import CertifiedRadii, certified_radii, verify_radii
 from trainers.verify.second_opinion import SecondOpinion, second_opinion
@@ -7,6 +8,7 @@ from trainers.verify.verdict import StepRecord, Verdict, VerificationResult
 
 __all__ = [
     "AVAILABLE_METHODS",
+    "Artifact",
     "CertifiedRadii",
     "SecondOpinion",
     "StepRecord",
@@ -15,5 +17,6 @@ __all__ = [
     "certified_radii",
     "second_opinion",
     "verify",
+    "verify_artifact",
     "verify_radii",
 ]

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from trainers.attack import pgd
 from trainers.bounds.crown import backward_margins, crown_values, optimized_margins
 from trainers.bounds.interval import Activation
-from trainers.verify.checks import check_examples, check_limits, check_radius, check_settings
+from trainers.verify.checks import (
+    check_examples,
+    check_limits,
+    check_margin,
+    check_radius,
+    check_settings,
+)
 from trainers.verify.encode import Encoder
 from trainers.verify.exact import SOLVER_MARGIN, Outcome, decide
 from trainers.verify.examples import ROUNDING, Examples
@@ -39,6 +45,7 @@ def verify(
     budget_s: float | None = None,
     low: float = 0.0,
     high: float = 1.0,
+    margin: float | Tensor = 0.0,
     attack_steps: int = 20,
     attack_restarts: int = 2,
     batch_size: int = 100,
@@ -52,7 +59,8 @@ def verify(
     mixed-integer programs, `workers` at a time. An example is given up after `timeout_s` seconds
     of its own (its share of batches included), and all of them after `budget_s`: they are
     "unknown". `radius` is a number, or a tensor (B,) with one for each example. The model is
-    copied, in evaluation mode; it is not changed.
+    copied, in evaluation mode; it is not changed. `margin`, a number or one for each example (B,),
+    is what margins must exceed besides: for what runs in the model's place and is only so near.
 
     Bounds are computed in float64 (float32 where a device has no other), and must exceed zero by
     more than the rounding of the network itself: four times the difference between its logits in
@@ -71,7 +79,8 @@ def verify(
     )
     check_examples(model, x_BCHW, y_B, low, high)
     radius_B = check_radius(radius, len(x_BCHW))
-    examples = Examples(model, x_BCHW, y_B.long(), radius_B, low, high)
+    margin_B = check_margin(margin, x_BCHW)
+    examples = Examples(model, x_BCHW, y_B.long(), radius_B, low, high, margin_B)
     cascade = Cascade(examples, timeout_s, budget_s, batch_size, workers)
     cascade.run(methods, attack_steps, attack_restarts, seed)
     return cascade.result()
@@ -241,7 +250,8 @@ class Cascade:
         self.num_open_relus[j] = len(program.below)
 
         def replay(point: Array) -> bool:
-            return examples.refute(j, torch.from_numpy(point))
+            # Behind the inputs stands what roundings do.
+            return examples.refute(j, torch.from_numpy(point[: examples.x[j].numel()]))
 
         outcome = decide(program, classes, slack, unit, deadline, replay)
         examples.spent_B[j] += time.perf_counter() - started

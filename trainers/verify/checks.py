@@ -30,6 +30,16 @@ def check_radius(radius: float | Tensor, num_examples: int) -> Tensor:
     return torch.full((num_examples,), float(radius), dtype=torch.float64)
 
 
+def check_margin(margin: float | Tensor, x: Tensor) -> Tensor:
+    """What margins of each example must exceed besides, (B,); raises VerificationError."""
+    found = torch.as_tensor(margin, dtype=torch.float64, device=x.device)
+    if found.shape not in ((), x.shape[:1]) or not (found >= 0).all():
+        raise VerificationError(
+            f"margin is {margin!r}: give a number >= 0, or one for each of the {len(x)} examples"
+        )
+    return found.expand(len(x))
+
+
 def check_settings(
     methods: Collection[str], available: Collection[str], low: float, high: float
 ) -> None:

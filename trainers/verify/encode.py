@@ -1,12 +1,14 @@
 """A network on one box as linear equations and one binary for each ReLU that may go either way.
 
 What is linear on the whole box is folded away: everything is a linear function of the inputs and of
-the outputs of the ReLUs in front of it that are open (Tjeng et al. 2019, arXiv:1711.07356).
+the outputs of the ReLUs in front of it that are open (Tjeng et al. 2019, arXiv:1711.07356). What a
+rounding of activations does is free within its bounds: an input more for each place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,11 +20,21 @@ from torch import Tensor, nn
 from trainers.bounds.backward import convolution_padding
 from trainers.bounds.interval import Activation
 from trainers.bounds.program import Add, Affine, Flatten, Program, SpatialMean, Step
+from trainers.bounds.rounded import Rounded
 from trainers.verify.relu_program import ReluProgram
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Linear = tuple[sp.csr_array, Array]
 """Matrix and constant: a value as a function of the variables."""
+
+
+@dataclass(frozen=True)
+class _Rounding:
+    """Units of a value that rounding moves by -below to above."""
+
+    units: Array
+    below: Array
+    above: Array
 
 
 class Encoder:
@@ -41,13 +53,15 @@ class Encoder:
         `values` are the network's values with intervals (`IntervalPass.values`, or tighter ones).
         """
         lower, upper = (_array(end[i]) for end in values[0].bounds)
+        num_inputs, roundings = len(lower), self._roundings(values, i)
+        lower = np.concatenate([lower, *(-r.below for r in roundings.values())])
+        upper = np.concatenate([upper, *(r.above for r in roundings.values())])
         open_units = self._open_units(values, i)
         width = len(lower) + sum(len(units) for units in open_units.values())
-        exact: list[Linear] = [
-            (sp.eye_array(len(lower), width, format="csr"), np.zeros(len(lower)))
-        ]
+        inputs_alone = sp.eye_array(num_inputs, width, format="csr")
+        exact: list[Linear] = [(inputs_alone, np.zeros(num_inputs))]
         rows, constants, below, above = [], [], [], []
-        column = len(lower)
+        column, rounding_column = len(lower), num_inputs
         for made, step in enumerate(self.program.steps, 1):
             inputs = [exact[n] for n in step.inputs]
             if isinstance(step.op, nn.ReLU):
@@ -60,6 +74,10 @@ class Encoder:
                 above.append(high[units])
                 exact.append(_behind_relu(inputs[0], low >= 0, units, column))
                 column += len(units)
+            elif isinstance(step.op, Rounded):
+                units = roundings[made].units
+                exact.append(_with_variables(inputs[0], units, rounding_column))
+                rounding_column += len(units)
             else:
                 exact.append(self._behind(made, step, inputs, values[step.inputs[0]]))
         matrix, constant = exact[self.program.output]
@@ -81,6 +99,17 @@ class Encoder:
             if isinstance(step.op, nn.ReLU):
                 low, high = (_array(end[i]) for end in values[step.inputs[0]].bounds)
                 found[made] = np.flatnonzero((low < 0) & (high > 0))
+        return found
+
+    def _roundings(self, values: Sequence[Activation], i: int) -> dict[int, _Rounding]:
+        """By the number of a rounded value: what rounding may do to it."""
+        found = {}
+        for made, step in enumerate(self.program.steps, 1):
+            if isinstance(step.op, Rounded):
+                ends = (end[i : i + 1] for end in values[step.inputs[0]].bounds)
+                below, above = map(_array, step.op.reach(*ends))
+                units = np.flatnonzero(below + above > 0.0)
+                found[made] = _Rounding(units, below[units], above[units])
         return found
 
     def _behind(
@@ -107,9 +136,16 @@ def _behind_relu(before: Linear, is_active: Array, units: Array, column: int) ->
     """Active units as they are, open ones as variables from `column` on, others zero."""
     matrix, constant = before
     kept = sp.diags_array(is_active.astype(float))
+    active = (kept @ matrix).tocsr(), np.where(is_active, constant, 0.0)
+    return _with_variables(active, units, column)
+
+
+def _with_variables(before: Linear, units: Array, column: int) -> Linear:
+    """One variable added to each of the units; they stand from `column` on."""
+    matrix, constant = before
     places = (units, column + np.arange(len(units)))
     variables = sp.csr_array((np.ones(len(units)), places), shape=matrix.shape)
-    return (kept @ matrix + variables).tocsr(), np.where(is_active, constant, 0.0)
+    return (matrix + variables).tocsr(), constant
 
 
 def _margin(logits: Array, y: int) -> Array:

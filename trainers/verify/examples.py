@@ -24,11 +24,19 @@ class Examples:
 
     `network` is a copy of the model as it is shipped, in evaluation mode, `precise` one in float64
     (float32 where a device has no other), whose bounds are computed. A margin counts as proven
-    when it exceeds `slack_B`, a counterexample when both networks get it wrong.
+    when it exceeds `slack_B`, of which `margin_B` is a part, a counterexample when both networks
+    get it wrong.
     """
 
     def __init__(
-        self, model: nn.Module, x: Tensor, y_B: Tensor, radius_B: Tensor, low: float, high: float
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y_B: Tensor,
+        radius_B: Tensor,
+        low: float,
+        high: float,
+        margin_B: Tensor,
     ) -> None:
         self.network = copy.deepcopy(model).eval().requires_grad_(False)
         self.dtype = torch.float32 if x.device.type == "mps" else torch.float64
@@ -40,6 +48,7 @@ class Examples:
         self.method = ["undecided"] * len(x)
         self.counterexamples: dict[int, Tensor] = {}
         self.is_open = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        self.margin_B = margin_B.to(x.device, self.dtype)
         self.slack_B = torch.full((len(x),), math.inf, dtype=self.dtype, device=x.device)
         self.scale_B = self.slack_B.clone()  # the largest logit
         self.margins_BK = torch.empty(0)  # the best lower bounds so far, once K is known
@@ -63,7 +72,7 @@ class Examples:
         precise_BK = self.precise(self.x[i].to(self.dtype))
         rounding_B = (logits_BK.to(self.dtype) - precise_BK).abs().amax(1)
         self.scale_B[i] = precise_BK.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny)
-        self.slack_B[i] = 4 * rounding_B + ROUNDING * self.scale_B[i]
+        self.slack_B[i] = 4 * rounding_B + ROUNDING * self.scale_B[i] + self.margin_B[i]
         self._check_trace(i, precise_BK)
         if not self.margins_BK.numel():
             shape = len(self.x), logits_BK.shape[1]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,16 +16,26 @@ from trainers.errors import VerificationError
 from trainers.verify.cascade import AVAILABLE_METHODS, verify
 from trainers.verify.verdict import VerificationResult
 
+Verify = Callable[..., VerificationResult]
+"""`verify`, or what judges something else than an nn.Module in the same way."""
+
 
 def verify_radii(
-    model: nn.Module, x_BCHW: Tensor, y_B: Tensor, radii: Sequence[float], **options: Any
+    model: Any,
+    x_BCHW: Tensor,
+    y_B: Tensor,
+    radii: Sequence[float],
+    *,
+    judge: Verify = verify,
+    **options: Any,
 ) -> dict[float, VerificationResult]:
     """`verify` at each of the `radii`, by radius, without asking what is known already.
 
     What is verified at one radius is verified at each smaller one, and what is falsified there is
     falsified, by the same input, at each larger one: `method` then says "larger radius" or "smaller
     radius". The middle radius is asked first, then those in the middle of what is left. `options`
-    are those of `verify`; `budget_s` is for all radii together.
+    are those of `judge`, which is `verify`, or `verify_artifact` for an exported network;
+    `budget_s` is for all radii together.
     """
     if not radii:
         raise VerificationError("radii is empty: give at least one radius")
@@ -32,7 +43,9 @@ def verify_radii(
     known: dict[float, VerificationResult] = {}
     deadline = _deadline(options)
     for radius in _middle_first(ordered):
-        known[radius] = _at(radius, known, model, x_BCHW, y_B, {**options, **_left(deadline)})
+        known[radius] = _at(
+            radius, known, partial(judge, model), x_BCHW, y_B, {**options, **_left(deadline)}
+        )
     return {radius: known[radius] for radius in ordered}
 
 
@@ -125,7 +138,7 @@ def _middle_first(ordered: Sequence[float]) -> list[float]:
 def _at(
     radius: float,
     known: dict[float, VerificationResult],
-    model: nn.Module,
+    judge: Verify,
     x_BCHW: Tensor,
     y_B: Tensor,
     options: dict[str, Any],
@@ -150,7 +163,7 @@ def _at(
             counterexamples=counterexamples, steps=(), num_open_relus={},
             example_seconds=(0.0,) * len(y_B),
         )  # fmt: skip
-    found = verify(model, x_BCHW[open_], y_B[open_], radius, **options)
+    found = judge(x_BCHW[open_], y_B[open_], radius, **options)
     seconds = [0.0] * len(y_B)
     for n, i in enumerate(open_):
         verdicts[i], method[i] = found.verdicts[n], found.method[n]
