@@ -146,7 +146,7 @@ class Front:
 
         `study` is among them where several were asked, `seeds` where trials are groups of seeds.
         """
-        names = dict.fromkeys([*self.objectives, *COLUMNS])
+        names = dict.fromkeys([*self.objectives, *(c.metric for c in self.where), *COLUMNS])
         recorded = [n for n in names if any(n in trial.metrics for trial in self.members)]
         study = ["study"] if len(self.studies) > 1 else []
         seeds = ["seeds"] if self.num_repeats is not None else []

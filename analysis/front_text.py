@@ -17,7 +17,7 @@ from analysis.told_apart import alike, compared, groups
 if TYPE_CHECKING:
     from analysis.front_model import Front
 
-_MOST_GROUPS = 4
+_MOST_GROUPS, _MOST_NAMES = 4, 8
 
 
 def to_json(front: Front) -> str:
@@ -165,8 +165,8 @@ def _about_thinning(front: Front) -> str:
     given = ", ".join(f"{name}={text}" for name, text in front.epsilon.items())
     total = len(front.members) + len(front.thinned)
     return (
-        f"thinned by {given}: {len(front.thinned)} of {total} members of the front are left out, "
-        "each within that of one that is kept, or better"
+        f"thinned by {given}: {len(front.thinned)} of {total} members of the front are left out: "
+        "none is better by more than that than the one kept for it"
     )
 
 
@@ -205,6 +205,8 @@ def _about_likeness(front: Front) -> list[str]:
 
 
 def _listed(words: Sequence[str]) -> str:
+    if len(words) > _MOST_NAMES:
+        return f"{', '.join(words[: _MOST_NAMES - 2])} and {len(words) - _MOST_NAMES + 2} others"
     return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]
 
 

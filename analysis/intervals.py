@@ -22,7 +22,7 @@ def can_be_told_apart(first: int, second: int, num_examples: int) -> bool:
     return largest_p_value(first, second, num_examples) < 1.0 - LEVEL
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=65536)
 def largest_p_value(first: int, second: int, num_examples: int) -> float:
     """Of the hypothesis that two networks are equally often right, told by their counts alone.
 

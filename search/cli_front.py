@@ -24,7 +24,7 @@ RULES = "verified, natural, smallest or knee"
 StudyNames = Annotated[
     list[str],
     typer.Argument(
-        metavar="STUDY...",
+        metavar="STUDY",
         help="A study's name in the tracking store, or its file. Trials of several studies make "
         "one front, if they were measured alike.",
     ),

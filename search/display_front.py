@@ -28,11 +28,12 @@ def front_table(front: Front, width: int = WIDTH) -> Group:
 
     Figures have in brackets what they may vary by, as many as `width` characters have room for.
     """
-    names = list(dict.fromkeys([*front.objectives, *COLUMNS]))
+    asked = [*front.objectives, *(constraint.metric for constraint in front.where)]
+    names = list(dict.fromkeys([*asked, *COLUMNS]))
     names.sort(key=lambda name: COLUMNS.index(name) if name in COLUMNS else len(COLUMNS))
     if _EXACT not in names and any(_EXACT in trial.metrics for trial in front.members):
         names.insert(names.index("verified_accuracy") + 1, _EXACT)
-    for bracketed in (names, front.objectives, _FIRST, ()):
+    for bracketed in (names, asked, _FIRST, ()):
         table = _rows(front, names, bracketed)
         if Console(width=10_000).measure(table).maximum <= width:
             break

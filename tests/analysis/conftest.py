@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from trainers.data import load_data
 from trainers.evaluate import model_cost
 from trainers.models import build_model, prunable_weights
 from trainers.verify import verify
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 RADIUS = 0.05
 

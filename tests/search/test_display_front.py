@@ -11,6 +11,7 @@ from analysis.front import Front
 from analysis.recorded import StudyRecord, Trial
 from analysis.seeds import group_by_seed
 from search.display_front import front_table
+from spaces.metrics import Constraint
 
 BRACKETS = "in brackets: 95 % interval (Wilson) of the accuracy, on these examples"
 
@@ -101,6 +102,13 @@ def test_a_front_says_when_time_ran_out() -> None:
 def test_further_objectives_follow_the_usual_columns_of_a_front() -> None:
     head = printed(front_table(make_front("training_flops", "verified_accuracy_at_0.1")))[1]
     assert head == "trial natural verified density FLOPs training FLOPs verified at 0.1 method run"
+
+
+def test_what_a_constraint_is_about_is_a_column() -> None:
+    front = make_front("natural_accuracy")
+    where = (Constraint.parse("verified_accuracy_at_0.1 >= 0.5"),)
+    head = printed(front_table(replace(front, where=where)))[1]
+    assert head == "trial natural verified density FLOPs verified at 0.1 method run"
 
 
 @pytest.mark.parametrize(
