@@ -77,7 +77,7 @@ def trial_of(ticket: Ticket, record: StudyRecord) -> Trial | None:
 
 def _certificate(folder: Path, ticket: Ticket) -> Certificate | None:
     path = folder / CERTIFICATE
-    certificate = read_certificate(path)
+    certificate = read_certificate(folder)
     if certificate is not None and certificate.ticket_digest != ticket.digest:
         raise TicketError(
             f"{path} is about another ticket: it names digest {certificate.ticket_digest}, but "

@@ -13,6 +13,7 @@ from torch import nn
 from analysis import judge
 from analysis.certificate import verify_ticket
 from analysis.errors import TicketError
+from analysis.manifest import digest
 from analysis.ticket import Ticket, save_ticket
 from trainers.errors import UnsupportedLayer, VerificationError
 from trainers.verify import SecondOpinion
@@ -26,11 +27,11 @@ def folder(ticket: Ticket, tmp_path: Path) -> Path:
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Forge the certificate of a folder."""
+    """Forge the certificate of a folder, seal and all."""
     path = folder / "certificate.json"
     document = json.loads(path.read_text())
     change(document)
-    path.write_text(json.dumps(document))
+    path.write_text(json.dumps({**document, "digest": digest(document)}))
 
 
 def test_verdicts_are_exact_by_default(folder: Path) -> None:
@@ -164,8 +165,8 @@ def test_certificates_of_the_first_schema_are_read(folder: Path) -> None:
 
 def test_a_certificate_of_a_later_schema_is_not_read(folder: Path) -> None:
     verify_ticket(folder, radii=[0.02], examples=5)
-    edit(folder, lambda document: document.update(schema_version=3))
-    with pytest.raises(TicketError, match=r"schema_version is 3.*delete it, and verify again"):
+    edit(folder, lambda document: document.update(schema_version=4))
+    with pytest.raises(TicketError, match=r"schema_version is 4.*delete it, and verify again"):
         verify_ticket(folder, radii=[0.02], examples=5)
 
 

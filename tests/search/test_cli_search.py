@@ -196,7 +196,11 @@ def test_a_study_is_found_by_its_name_too(home: Home, monkeypatch: pytest.Monkey
 def test_an_exported_ticket_is_verified_from_its_folder_alone(home: Home, tmp_path: Path) -> None:
     folder = tmp_path / "my [b] ticket"
     exported = home.run("export", "study.yaml", "--best", "knee", "--to", folder)
-    assert exported == Answer(0, f"{folder}\n", f"next: goldenticket verify '{folder}'\n")
+    assert (exported.code, exported.out) == (0, f"{folder}\n")
+    assert exported.err.endswith(f"next: goldenticket verify '{folder}'\n")
+    title, _, heading, _, row, *_ = exported.err.splitlines()
+    assert (title, row.split()[0]) == ("Exports", "model.onnx")
+    assert heading.split()[:4] == ["files", "size", "xz", "1"]
     answer = run_in(tmp_path, "verify", folder, "--examples", "10", "--format", "json")
     document = json.loads(answer.out)
     assert (answer.code, answer.err) == (0, "")
@@ -274,6 +278,21 @@ def test_a_ticket_is_exported_by_the_beginning_of_a_run_id(home: Home, tmp_path:
         "ticket.json",
         "ticket.safetensors",
     }
+
+
+@pytest.mark.parametrize(
+    ("words", "fragment"),
+    [
+        (["--register", "a/b"], "a model cannot be called 'a/b'"),
+        (["--register", "net", "--no-onnx"], "--register takes model.onnx or compact.onnx"),
+    ],
+)
+def test_what_cannot_be_registered_is_told_before_anything_is_written(
+    home: Home, tmp_path: Path, words: list[str], fragment: str
+) -> None:
+    answer = home.run("export", "tiny", "--best", "knee", "--to", tmp_path / "ticket", *words)
+    assert fragment in answer.message
+    assert not (tmp_path / "ticket").exists()
 
 
 def test_the_address_of_the_store_can_be_given(tmp_path: Path, empty_store: Path) -> None:
