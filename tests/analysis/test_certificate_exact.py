@@ -164,8 +164,8 @@ def test_certificates_of_the_first_schema_are_read(folder: Path) -> None:
 
 def test_a_certificate_of_a_later_schema_is_not_read(folder: Path) -> None:
     verify_ticket(folder, radii=[0.02], examples=5)
-    edit(folder, lambda document: document.update(schema_version=3))
-    with pytest.raises(TicketError, match=r"schema_version is 3.*delete it, and verify again"):
+    edit(folder, lambda document: document.update(schema_version=4))
+    with pytest.raises(TicketError, match=r"schema_version is 4.*delete it, and verify again"):
         verify_ticket(folder, radii=[0.02], examples=5)
 
 
