@@ -115,7 +115,7 @@ def test_the_json_names_all_that_it_rests_on(folder: Path) -> None:
     assert document["files"] == manifest.files
     assert document["split"] == "test"
     assert document["split_fingerprint"] == manifest.data_fingerprints["test"]
-    assert document["schema_version"] == 2
+    assert document["schema_version"] == 3
     assert document["bound"] == "ibp+crown-ibp+crown+alpha-crown+exact"
     assert (document["timeout_s"], document["budget_s"], document["workers"]) == (60.0, None, 2)
     assert document["tolerances"] == {
