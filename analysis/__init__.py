@@ -8,6 +8,7 @@ from analysis.graft import GraftReport, graft_ticket
 from analysis.pareto import pareto_front
 from analysis.plots import plot_front
 from analysis.plots_curve import plot_curve
+from analysis.retrain import RetrainReport, retrain_ticket
 from analysis.ticket import Ticket, load_ticket, save_ticket
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Front",
     "FrontError",
     "GraftReport",
+    "RetrainReport",
     "Ticket",
     "TicketError",
     "export_ticket",
@@ -24,6 +26,7 @@ __all__ = [
     "pareto_front",
     "plot_curve",
     "plot_front",
+    "retrain_ticket",
     "save_ticket",
     "verify_ticket",
 ]

@@ -23,11 +23,11 @@ from analysis.certificate_model import (
     CertifiedRadius,
     RadiusResult,
     SecondOpinionRecord,
-    wilson,
 )
 from analysis.certificate_text import to_markdown
 from analysis.errors import CertificateKept, TicketError
 from analysis.files import write_whole
+from analysis.intervals import wilson
 from analysis.judge import Judge, Limits, check_methods
 from analysis.manifest import MANIFEST, ONNX, OnnxCheck, read_manifest, sha256
 from analysis.onnx_model import check_onnx

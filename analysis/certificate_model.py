@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from analysis.intervals import wilson
 from analysis.manifest import OnnxCheck
 from spaces.base import Config
 from trainers.verify import CertifiedRadii, VerificationResult
@@ -246,14 +247,6 @@ class Certificate(Config):
         """The certificate with its per-example verdicts as one JSON document."""
         document = {**self.model_dump(mode="json"), "summary": self.summary}
         return json.dumps(document, indent=1, allow_nan=False)
-
-
-def wilson(num_successes: int, num_trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson score interval of a proportion, 95 % by default (Wilson 1927)."""
-    n, share = num_trials, num_successes / num_trials
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _open_relus(counts: Mapping[int, int]) -> OpenRelus | None:

@@ -12,10 +12,10 @@ from mlflow.exceptions import MlflowException
 from analysis.errors import FrontError
 from analysis.exports.add import add_exports, check_routes
 from analysis.files import check_ticket_place, ticket_folder
-from analysis.front import check_rule, load_front
+from analysis.front import Studies, check_rule, load_front, read_studies
 from analysis.manifest import MANIFEST, TENSORS
 from analysis.recorded import Trial
-from analysis.store import no_progress_bar, open_store, read_study
+from analysis.store import no_progress_bar, open_store
 from analysis.ticket import load_ticket, save_ticket
 from spaces.metrics import Constraint
 
@@ -23,7 +23,7 @@ ARTIFACT = "ticket"
 
 
 def export_ticket(
-    source: str | Path | Trial,
+    source: Studies | Trial,
     folder: str | Path,
     *,
     run: str | None = None,
@@ -35,8 +35,8 @@ def export_ticket(
     """Write the ticket of one trial to `folder`, with exports by `routes` (`exports.ROUTES`).
 
     The trial is `source` itself (a member of a front), or that of study `source` (name or YAML
-    file) with run id `run`, or the one that rule `best` picks among the trials that satisfy
-    `where`. `source` may be the folder of a ticket too, to export that one. Every export is
+    file, or several) with run id `run`, or the one that rule `best` picks among the trials that
+    satisfy `where`. `source` may be the folder of a ticket too, to export that one. Every export is
     compared with the weights on validation examples and timed; the folder appears whole or not at
     all, and may replace an older ticket but nothing else.
 
@@ -60,23 +60,25 @@ def export_ticket(
 
 
 def _ticket_folder(
-    source: str | Path | Trial,
-    run: str | None,
-    best: str | None,
-    where: Sequence[str | Constraint],
+    source: Studies | Trial, run: str | None, best: str | None, where: Sequence[str | Constraint]
 ) -> Path | None:
     """`source` when it is the folder of a ticket."""
-    if isinstance(source, Trial) or not (Path(source) / MANIFEST).is_file():
+    if isinstance(source, Trial):
         return None
-    if run or best or where:
+    places = [Path(place) for place in ([source] if isinstance(source, str | Path) else source)]
+    tickets = [place for place in places if (place / MANIFEST).is_file()]
+    if not tickets:
+        return None
+    if len(places) > 1 or run or best or where:
         raise FrontError(
-            f"{source} is a ticket: run, best and where choose one from a study; leave them out"
+            f"{tickets[0]} is a ticket, and not a study to choose from: export it alone, without "
+            "run, best and where"
         )
-    return Path(source)
+    return tickets[0]
 
 
 def _choose(
-    source: str | Path | Trial,
+    source: Studies | Trial,
     run: str | None,
     best: str | None,
     where: Sequence[str | Constraint],
@@ -97,7 +99,7 @@ def _choose(
     if where:
         raise FrontError("where chooses among trials, but run names one: leave one of them out")
     assert run is not None
-    return read_study(source, tracking_uri=tracking_uri, study_run="all").trial(run)
+    return read_studies(source, tracking_uri=tracking_uri, study_run="all").trial(run)
 
 
 def _download(trial: Trial, folder: Path) -> None:

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from analysis.again import complete_masks, fixed_topology, own_data, write_ticket
 from analysis.errors import TicketError
-from analysis.exports import add_exports
-from analysis.files import check_ticket_place, ticket_folder
-from analysis.manifest import MANIFEST, Provenance
-from analysis.ticket import Ticket, load_ticket, save_ticket
+from analysis.files import check_ticket_place
+from analysis.manifest import Provenance
+from analysis.ticket import Ticket, load_ticket
 from spaces.grafting import GraftingConfig
 from spaces.trial import TrialConfig
 from spaces.walk import read_config
 from trainers.bounds import IntervalPass
-from trainers.data import Data, Split, load_data
-from trainers.device import resolve_device
+from trainers.data import Data, Split
 from trainers.evaluate import Evaluation, evaluate, first_examples
 from trainers.grafting import mean_unstable_relus
 from trainers.loop import train
-from trainers.models import prunable_weights
 
 _LR_SHARE = 0.2
 _NO_RAMP = {"warmup": 0.0, "ramp_end": 1e-9}  # it has ended before the first step
@@ -79,20 +76,17 @@ def graft_ticket(
     check_ticket_place(to)
     grafting = read_config(GraftingConfig, {"start": 0.0, **settings, "fraction": fraction})
     _check_lines(ticket, grafting, Path(folder))
-    masks = _masks(ticket)
+    masks = complete_masks(ticket)
     config = _fine_tuning(ticket, masks, grafting, epochs, lr)
-    data = _load_data(ticket, Path(folder))
+    data = own_data(ticket)
     before = _measured(ticket, data)
     training = train(config, data, weights=ticket.weights, masks=masks)
     metrics = training.final_metrics()
     assert training.evaluation is not None
     after = _figures(training.loss.interval, training.evaluation, config, data)
     metrics["training_flops"] += ticket.metrics.get("training_flops", 0.0)
-    new = Ticket.from_training(training, metrics)
-    with ticket_folder(to) as workshop:
-        save_ticket(new, workshop)
-        if onnx:
-            add_exports(new, workshop, ("onnx",))
+    new = replace(Ticket.from_training(training, metrics), parent=ticket.digest)
+    write_ticket(new, to, onnx=onnx)
     return GraftReport(to, before, after, new.provenance)
 
 
@@ -111,13 +105,6 @@ def _check_lines(ticket: Ticket, grafting: GraftingConfig, folder: Path) -> None
         )
 
 
-def _masks(ticket: Ticket) -> dict[str, Tensor]:
-    """A mask for every weight that can have one."""
-    weights = prunable_weights(ticket.model())
-    full = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
-    return {**full, **ticket.masks}
-
-
 def _fine_tuning(
     ticket: Ticket,
     masks: Mapping[str, Tensor],
@@ -127,33 +114,16 @@ def _fine_tuning(
 ) -> TrialConfig:
     """The ticket's own training, without a ramp and with fixed masks."""
     own = ticket.config
-    kept = sum(int(mask.sum()) for mask in masks.values())
-    total = sum(mask.numel() for mask in masks.values())
-    fixed = {"method": "static", "density": kept / total, "distribution": "uniform"}
     rate = own.optimizer.lr * _LR_SHARE if lr is None else lr
     tree = own.model_dump(mode="json")
     changes = {
         "epochs": epochs,
-        "topology": fixed if kept < total else {"method": "dense"},
+        "topology": fixed_topology(masks),
         "epsilon": {**tree["epsilon"], **_NO_RAMP},
         "optimizer": {**tree["optimizer"], "lr": rate, "lr_schedule": "cosine"},
         "grafting": grafting.model_dump(mode="json"),
     }
     return read_config(TrialConfig, {**tree, **changes})
-
-
-def _load_data(ticket: Ticket, folder: Path) -> Data:
-    """The ticket's data, without the test split being looked at."""
-    data = load_data(ticket.config.data, resolve_device(ticket.config.compute.device))
-    for name in ("train", "validation"):
-        found, recorded = getattr(data, name).fingerprint, ticket.data_fingerprints.get(name)
-        if recorded not in (None, found):
-            raise TicketError(
-                f"the {name} split of {ticket.config.data.name} is not the one that the ticket was "
-                f"trained with: its fingerprint is {found}, but {folder / MANIFEST} says "
-                f"{recorded}. Give the same data back"
-            )
-    return data
 
 
 def _measured(ticket: Ticket, data: Data) -> dict[str, float]:

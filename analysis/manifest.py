@@ -107,8 +107,7 @@ class Footprint(Config):
     """What the compacted network needs, counted from its weights."""
 
     entropy_bound_bytes: int = Field(
-        description="log2 of the number of masks with as many ones in each layer, and 32 bits for "
-        "each kept weight and each other parameter: no coding of them is smaller."
+        description="Entropy of masks and float32 values: no lossless coding of them is smaller."
     )
     compacted_flops: int
     flash_bytes: int
@@ -130,6 +129,7 @@ class Manifest(Config):
     layers: dict[str, LayerCount]
     data_fingerprints: dict[str, str]
     code_version: str
+    parent: str = Field("", description="Digest of the ticket that this one was trained from.")
     exports: dict[str, ExportRecord] = Field(default_factory=dict)
     footprint: Footprint | None = None
     files: dict[str, str] = Field(description="sha256 of each file beside this one.")
@@ -172,7 +172,7 @@ def read_manifest(folder: Path) -> Manifest:
         )
     try:
         manifest = Manifest.model_validate(_migrated(body, folder))
-    except (ValidationError, KeyError) as error:
+    except (ValidationError, KeyError, TypeError) as error:
         raise TicketError(f"{path} is not a ticket's manifest: {error}") from error
     _check_names(manifest, path)
     for name, recorded in manifest.files.items():
@@ -195,6 +195,12 @@ def _check_names(manifest: Manifest, path: Path) -> None:
             f"with exports {', '.join(sorted(manifest.exports)) or 'of no kind'} has "
             f"{', '.join(sorted(expected))}. Export the ticket again"
         )
+    for route, record in manifest.exports.items():
+        if record.files != EXPORTS[route]:
+            raise TicketError(
+                f"{path}: export {route} lists {', '.join(record.files) or 'no file'}, but it is "
+                f"{', '.join(EXPORTS[route])}. Export the ticket again"
+            )
 
 
 def _migrated(body: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -249,7 +255,7 @@ def _read_object(path: Path) -> dict[str, Any]:
         ) from error
     except OSError as error:
         raise TicketError(f"{path} cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TicketError(f"{path} is not JSON ({error}). Export the ticket again") from error
     if not isinstance(body, dict):
         raise TicketError(f"{path} holds a JSON {type(body).__name__}, not an object with keys")

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import onnx
 import onnxruntime
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,8 @@ BATCH_SIZES = (1, 7)
 def onnx_bytes(model: nn.Module, input_shape: tuple[int, ...]) -> bytes:
     """An eval-mode network on the CPU as ONNX: float32 `x` of any batch size in, `logits` out.
 
-    TicketError when the network cannot be exported.
+    The same network gives the same bytes, in every process and folder. TicketError when it cannot
+    be exported.
     """
     x_BCHW = torch.zeros(2, *input_shape)
     batch = torch.export.Dim("batch")
@@ -43,7 +45,7 @@ def onnx_bytes(model: nn.Module, input_shape: tuple[int, ...]) -> bytes:
                 verbose=False,
             )
             assert program is not None
-            return bytes(program.model_proto.SerializeToString())
+            return _without_notes(program.model_proto)
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise TicketError(
@@ -94,6 +96,16 @@ def check_onnx(
         batch_sizes=tuple(batch_sizes),
         onnxruntime=library_version("onnxruntime"),
     )
+
+
+def _without_notes(model: onnx.ModelProto) -> bytes:
+    """Without what the exporter notes on each part: among it are paths of this machine's files."""
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        part.ClearField("metadata_props")
+    for value in graph.value_info:
+        value.ClearField("metadata_props")
+    return bytes(model.SerializeToString())
 
 
 @contextlib.contextmanager

@@ -46,6 +46,21 @@ def hypervolume(
     return float(moocore.hypervolume(points, ref=list(reference), maximise=maximise))
 
 
+def contributions(
+    values: Values, directions: Sequence[Direction], reference: Sequence[float]
+) -> list[float]:
+    """By how much less the points dominate without each of them: what it alone dominates.
+
+    0 for one of two equal points, and for those that add nothing to the hypervolume.
+    """
+    points = _points(values, directions)
+    whole = hypervolume(points, directions, reference)
+    return [
+        max(0.0, whole - hypervolume(np.delete(points, row, axis=0), directions, reference))
+        for row in range(len(points))
+    ]
+
+
 def knee(values: Values, directions: Sequence[Direction]) -> int:
     """Index of the point nearest to the utopia point; the first one when several are as near.
 

@@ -99,13 +99,13 @@ def _draw(front: Front) -> Figure:
             handlelength=1,
             handletextpad=0.3,
         )
-    _label(figure, axes, members, visible)
+    _label(figure, axes, front, visible)
     return figure
 
 
 def _background(front: Front) -> tuple[list[Trial], list[Trial]]:
     """Completed trials off the front, and stopped ones, that have both accuracies."""
-    on_front = {trial.run_id for trial in front.members}
+    on_front = {run.run_id for trial in front.members for run in trial.runs}
     drawable = [t for t in front.study.trials if X in t.metrics and Y in t.metrics]
     others = [t for t in drawable if t.state == "completed" and t.run_id not in on_front]
     return others, [t for t in drawable if t.state == "stopped"]
@@ -176,15 +176,16 @@ def _titles(figure: Figure, front: Front) -> None:
     figure.text(LEFT, 0.873, "  ·  ".join(notes), fontsize=8.5, color=MUTED)
 
 
-def _label(figure: Figure, axes: Axes, members: Sequence[Trial], faint: Sequence[Trial]) -> None:
+def _label(figure: Figure, axes: Axes, front: Front, faint: Sequence[Trial]) -> None:
     """Put each label at the first place around its point where it covers nothing."""
+    members, names = front.members, front.labels()
     figure.canvas.draw()
     taken = [_around(axes, trial, 11.0) for trial in members]
     taken += [_around(axes, trial, 4.0) for trial in faint]
     frame = axes.get_window_extent()
     for index, trial in enumerate(members[:MAX_LABELS]):
         text = axes.annotate(
-            f"#{trial.number}" + _density(trial),
+            f"#{names[trial.run_id]}" + _density(trial),
             (trial.metrics[X], trial.metrics[Y]),
             xytext=(0, 0),
             textcoords="offset points",

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 from analysis.front import Front
 from analysis.plot_style import SVG, page, svg_image
 from analysis.recorded import Trial
+from spaces.metrics import metric
 
 _CSS = """
 th:last-child, td:last-child { text-align: left; font-family: ui-monospace, monospace; }
@@ -36,7 +37,7 @@ def to_html(front: Front, svg: bytes) -> str:
 def _with_tooltips(front: Front, svg: bytes) -> str:
     label = "Verified against natural accuracy; the table below has the figures"
     root = svg_image(svg, label)
-    trials = {f"run-{trial.run_id}": trial for trial in front.study.trials}
+    trials = {f"run-{trial.run_id}": trial for trial in (*front.study.trials, *front.members)}
     for group in root.iter(f"{{{SVG}}}g"):
         trial = trials.get(group.get("id", ""))
         if trial is not None:
@@ -71,6 +72,8 @@ def _table(front: Front) -> str:
 def _figure(name: str, value: str | int | float) -> str:
     if isinstance(value, str):
         return value
-    if name == "density" or "accuracy" in name:
+    if name in ("number", "seeds"):
+        return f"{value}"
+    if metric(name).unit == "fraction":
         return f"{100 * value:.1f} %"
-    return f"{value:,.0f}"
+    return f"{value:.3g} s" if metric(name).unit == "s" else f"{value:,.0f}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from analysis.errors import FrontError
+from analysis.intervals import wilson
+from spaces.metrics import METRICS, radius_metric
 
 _EXACT: Mapping[str, Any] = {
     "bound": str,
@@ -33,6 +35,16 @@ class Trial:
     tags: Mapping[str, str]
     tracking_uri: str
     started: int = 0
+
+    @property
+    def runs(self) -> tuple[Trial, ...]:
+        """The trials that its figures come from: itself, if it is not a group of several seeds."""
+        return (self,)
+
+    @property
+    def study(self) -> str:
+        """The name of its study."""
+        return self.tags.get("goldenticket.study", "unknown")
 
     @property
     def bound(self) -> str:
@@ -79,6 +91,24 @@ class Trial:
             return None
         return {name: _EXACT[name](tag) for name, tag in tags.items()}
 
+    def counted(self, name: str) -> tuple[int, int] | None:
+        """For an accuracy: of how many examples it is true, and of how many it was asked.
+
+        None for other metrics, and where the number of examples is not recorded.
+        """
+        if name not in self.metrics or not is_accuracy(name):
+            return None
+        exact = self.exact if name in METRICS and METRICS[name].of_front else None
+        num_examples = self.num_examples if exact is None else int(exact["num_examples"])
+        if not num_examples:
+            return None
+        return round(self.metrics[name] * num_examples), num_examples
+
+    def interval(self, name: str) -> tuple[float, float] | None:
+        """The 95 % Wilson interval of an accuracy over its examples; None as in `counted`."""
+        counted = self.counted(name)
+        return None if counted is None else wilson(*counted)
+
     @property
     def method(self) -> str:
         """Its topology method."""
@@ -90,7 +120,7 @@ class StudyRecord:
     """All recorded trials of a study, completed or not, in their order.
 
     `unconfirmed` are run ids that were read in an index only: they are right unless such a run was
-    removed from the store for good.
+    removed from the store for good. `parts` are the studies that `together` has put into this one.
     """
 
     name: str
@@ -99,6 +129,22 @@ class StudyRecord:
     trials: tuple[Trial, ...]
     objectives: tuple[str, ...] | None
     unconfirmed: frozenset[str] = field(default=frozenset(), compare=False)
+    parts: tuple[StudyRecord, ...] = ()
+
+    @classmethod
+    def together(cls, studies: Sequence[StudyRecord]) -> StudyRecord:
+        """Several studies as one: the trials of each after those of the one before."""
+        if len(studies) == 1:
+            return studies[0]
+        return cls(
+            name=", ".join(study.name for study in studies),
+            tracking_uri=", ".join(dict.fromkeys(study.tracking_uri for study in studies)),
+            run_ids=tuple(run_id for study in studies for run_id in study.run_ids),
+            trials=tuple(trial for study in studies for trial in study.trials),
+            objectives=studies[0].objectives,
+            unconfirmed=frozenset().union(*(study.unconfirmed for study in studies)),
+            parts=tuple(studies),
+        )
 
     def count(self, state: str) -> int:
         """How many trials are in a state: completed, stopped or failed."""
@@ -111,9 +157,14 @@ class StudyRecord:
             return found[0]
         if not found or not run_id:
             raise FrontError(
-                f"study {self.name!r} has no run {run_id!r}: `goldenticket front {self.name}` "
-                "lists the runs on the front"
+                f"study {self.name!r} has no run {run_id!r}: `goldenticket front "
+                f"{self.name.replace(', ', ' ')}` lists the runs on the front"
             )
         raise FrontError(
             f"{len(found)} runs of study {self.name!r} start with {run_id!r}: give more of the id"
         )
+
+
+def is_accuracy(name: str) -> bool:
+    """Whether a metric is a share of the examples on which the trial was measured in the end."""
+    return "accuracy" in name and (name in METRICS or name.startswith(radius_metric(0.0)[:-1]))

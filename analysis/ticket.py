@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import safetensors.torch
 import torch
 from pydantic import ValidationError
@@ -27,11 +26,15 @@ from analysis.manifest import (
     read_manifest,
     write_manifest,
 )
+from analysis.packing import pack, unpack
 from analysis.version import code_version
 from spaces.trial import TrialConfig
 from trainers.errors import ModelError
 from trainers.loop import Training
 from trainers.models import build_model
+
+if TYPE_CHECKING:
+    from analysis.retrain import OtherData
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class Ticket:
     `weights` and `initial_weights` are state_dicts, on the CPU, zero where a mask is False;
     `masks` maps names of weights to BoolTensors of their shape (a weight without one is dense).
     `provenance` says how the accuracies in `metrics` were obtained. `dense_twin` is the state_dict
-    of the dense network that methods such as acdc leave beside the sparse one, else empty.
+    of the dense network that methods such as acdc leave beside the sparse one, else empty. `parent`
+    is the digest of the ticket that this one was trained from, if any.
     """
 
     config: TrialConfig
@@ -57,6 +61,7 @@ class Ticket:
     exports: Mapping[str, ExportRecord] = field(default_factory=dict)
     footprint: Footprint | None = None
     digest: str = ""
+    parent: str = ""
     dense_twin: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -128,6 +133,38 @@ class Ticket:
             ) from error
         return model.eval()
 
+    def retrain(
+        self,
+        data: OtherData | None = None,
+        *,
+        start: Literal["initial", "final"] = "initial",
+        lr: float | None = None,
+        **settings: Any,
+    ) -> Ticket:
+        """Train this ticket again under its masks, which stay; returns a new ticket.
+
+        From the initial weights ("rewound": the weights at the first step of the training that
+        made this ticket, zero where its masks were then; a weight that grew later starts at zero
+        again) or from the final ones. On the ticket's own data, or on other data: their settings
+        as under `data` of a study, such as {"name": "digits"}, or what `load_data` returned for
+        such settings. Other data are normalised by their own mean and deviation; if they have
+        another number of classes, the last layer is new, with the same share of weights
+        (`trainers.transfer`). Settings are those of the ticket, unless given by name, as in
+        `epochs=5, seed=1, loss={"kappa": 0.2}`; a mapping changes only what it names.
+
+        Figures of the new ticket are of the validation split; the test split is not touched. Its
+        `training_flops` are those of both trainings. On its own data, a ticket whose masks did not
+        change in training becomes what it was.
+
+        TicketError when the ticket has no initial weights, its own data have changed, other data
+        have another input shape, or are its own, split in another way; ConfigError for a setting
+        outside its limits; ModelError when not only the last layer depends on the classes.
+        """
+        # Trainings are the business of a module that needs this one.
+        from analysis.retrain import retrain  # noqa: PLC0415
+
+        return retrain(self, data, start=start, lr=lr, **settings)
+
 
 def save_ticket(ticket: Ticket, folder: str | Path) -> Path:
     """Write ticket.json and ticket.safetensors; the folder appears whole or not at all.
@@ -137,7 +174,8 @@ def save_ticket(ticket: Ticket, folder: str | Path) -> Path:
     """
     folder = Path(folder)
     manifest = _manifest(ticket)
-    content = safetensors.torch.save(_pack(ticket))
+    tensors = pack(ticket.weights, ticket.masks, ticket.initial_weights, ticket.dense_twin)
+    content = safetensors.torch.save(tensors)
     with ticket_folder(folder) as new:
         write_whole(new / TENSORS, content)
         write_manifest(new, manifest)
@@ -154,7 +192,7 @@ def load_ticket(folder: str | Path) -> Ticket:
     path = folder / TENSORS
     try:
         tensors = safetensors.torch.load(path.read_bytes())
-        weights, masks, initial, dense_twin = _unpack(tensors, manifest.layers)
+        weights, masks, initial, dense_twin = unpack(tensors, manifest.layers)
     except (SafetensorError, KeyError, ValueError) as error:
         raise TicketError(f"{path} does not hold what {MANIFEST} lists: {error}") from error
     ticket = Ticket(
@@ -171,6 +209,7 @@ def load_ticket(folder: str | Path) -> Ticket:
         exports=manifest.exports,
         footprint=manifest.footprint,
         digest=manifest.digest,
+        parent=manifest.parent,
         dense_twin=dense_twin,
     )
     _check_counts(ticket, manifest, folder)
@@ -189,6 +228,7 @@ def _manifest(ticket: Ticket) -> Manifest:
             layers=ticket.layers,
             data_fingerprints=dict(ticket.data_fingerprints),
             code_version=ticket.code_version,
+            parent=ticket.parent,
             files={},
         )
     except ValidationError as error:
@@ -206,65 +246,6 @@ def _check_counts(ticket: Ticket, manifest: Manifest, folder: Path) -> None:
                 f"not zero, but {MANIFEST} says {recorded.kept} and {recorded.nonzero}. Export the "
                 "ticket again"
             )
-
-
-def _pack(ticket: Ticket) -> dict[str, Tensor]:
-    """Masked weights as the values that are kept, in order; masks as eight to the byte."""
-    packed: dict[str, Tensor] = {}
-    for name, weight in ticket.weights.items():
-        mask = ticket.masks.get(name)
-        if mask is None:
-            packed[f"weights/{name}"] = weight.contiguous()
-            continue
-        if torch.count_nonzero(weight[~mask]):
-            raise TicketError(
-                f"{name} has {int(torch.count_nonzero(weight[~mask]))} weights that are not zero "
-                "where its mask is: set them to zero before saving the ticket"
-            )
-        packed[f"weights/{name}"] = weight[mask]
-        packed[f"masks/{name}"] = torch.from_numpy(np.packbits(mask.numpy()))
-    for group in ("initial_weights", "dense_twin"):
-        for name, weight in getattr(ticket, group).items():
-            packed[f"{group}/{name}"] = weight.contiguous()
-    # A copy of each: safetensors refuses tensors that share memory.
-    return {name: packed[name].clone() for name in sorted(packed)}
-
-
-def _unpack(
-    tensors: Mapping[str, Tensor], layers: Mapping[str, LayerCount]
-) -> tuple[dict[str, Tensor], ...]:
-    """Weights, masks, initial weights, and the dense twin's weights."""
-    groups: dict[str, dict[str, Tensor]] = {
-        name: {} for name in ("weights", "masks", "initial_weights", "dense_twin")
-    }
-    for key, tensor in tensors.items():
-        group, _, name = key.partition("/")
-        if group not in groups:
-            raise ValueError(f"tensor {key} is unknown")
-        groups[group][name] = tensor
-    weights, initial = groups["weights"], groups["initial_weights"]
-    if set(groups["masks"]) != set(layers):
-        raise ValueError(f"masks are of {sorted(groups['masks'])}, layers are {sorted(layers)}")
-    masks = {name: _unpack_mask(name, groups["masks"][name], layers[name]) for name in layers}
-    for name, mask in masks.items():
-        values = weights[name]
-        if values.ndim != 1 or len(values) != int(mask.sum()):
-            raise ValueError(f"{name} has {values.numel()} values for {int(mask.sum())} places")
-        dense = torch.zeros(mask.shape, dtype=values.dtype)
-        dense[mask] = values
-        weights[name] = dense
-    return weights, masks, initial, groups["dense_twin"]
-
-
-def _unpack_mask(name: str, packed: Tensor, layer: LayerCount) -> Tensor:
-    size = math.prod(layer.shape)
-    if packed.dtype != torch.uint8 or packed.shape != (-(-size // 8),):
-        raise ValueError(
-            f"the mask of {name} has {packed.numel()} bytes, but shape {layer.shape} needs "
-            f"{-(-size // 8)}"
-        )
-    bits = np.unpackbits(packed.numpy(), count=size).astype(bool)
-    return torch.from_numpy(bits).reshape(layer.shape)
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

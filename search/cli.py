@@ -21,9 +21,10 @@ from rich.console import Console
 from search.cli_cluster import cluster_app, search_as_job
 from search.cli_control import pause, stop
 from search.cli_front import RULES, TrackingUri, export, front, print_front
+from search.cli_retrain import retrain
 from search.cli_space import StudyFile, space_app
 from search.cli_ticket import graft, verify
-from search.display import certificate_table, front_table, stdout
+from search.display import certificate_table, stdout
 from spaces import ConfigError, StudyConfig
 from spaces.running import TrackingConfig
 
@@ -126,7 +127,7 @@ def search(
     _export_best(study, best, output, max(_LEAST_S, certification_budget(result.records)))
 
 
-for verb in (pause, stop, front, export, verify, graft):
+for verb in (pause, stop, front, export, verify, graft, retrain):
     app.command()(verb)
 
 
@@ -194,12 +195,11 @@ def _export_best(study: StudyConfig, rule: str, output: Path, budget_s: float) -
         print("No trial satisfies the study's constraints; without them:")
         print_front(load_front(study.name, tracking_uri=uri, objectives=objectives), "table")
         raise JobFailed(f"no ticket is exported: {error}") from error
-    out = stdout()
-    out.print(front_table(found))
+    print_front(found, "table")
     trial = found.best(rule)
     folder = export_ticket(trial, output / study.name)
     print(f"\nBest by rule '{rule}': trial {trial.number}, exported to {folder}\n")
-    out.print(certificate_table(verify_ticket(folder, budget_s=budget_s)))
+    stdout().print(certificate_table(verify_ticket(folder, budget_s=budget_s)))
     print(f"\n{_next_steps(study, folder)}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -11,16 +11,23 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from search.display import front_table, stdout
-from search.display_exports import exports_table
+from search.display import stdout
+from search.display_front import WIDTH, front_table
+from spaces.base import ConfigError
+from spaces.metrics import metric
 
 if TYPE_CHECKING:
     from analysis import Front
 
 RULES = "verified, natural, smallest or knee"
 
-StudyName = Annotated[
-    str, typer.Argument(metavar="STUDY", help="A study's name in the tracking store, or its file.")
+StudyNames = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="STUDY",
+        help="A study's name in the tracking store, or its file. Trials of several studies make "
+        "one front, if they were measured alike.",
+    ),
 ]
 TrackingUri = Annotated[
     str | None,
@@ -34,12 +41,44 @@ Best = Annotated[str | None, typer.Option(help=f"Choose one trial by a rule: {RU
 
 
 def front(
-    study: StudyName,
+    studies: StudyNames,
     where: Where = None,
     objectives: Annotated[
-        str | None, typer.Option(help="Metrics separated by commas, instead of the study's.")
+        str | None,
+        typer.Option(help="Metrics separated by commas, instead of the first study's."),
     ] = None,
     best: Best = None,
+    epsilon: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=VALUE,...",
+            help="Thin the front: of members that differ by no more than this in these objectives, "
+            'one stands for all. "natural_accuracy=0.005,inference_flops=5%".',
+        ),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=VALUE,...",
+            help="The worst value of each objective that counts: prints the hypervolume up to it. "
+            '"natural_accuracy=0.5,verified_accuracy=0.3,inference_flops=1e6".',
+        ),
+    ] = None,
+    group_seeds: Annotated[
+        bool,
+        typer.Option(
+            "--group-seeds",
+            help="One row for trials that differ in their seed alone: mean, lowest and highest.",
+        ),
+    ] = False,
+    study_run: Annotated[
+        str,
+        typer.Option(
+            metavar="newest|all|RUN_ID",
+            help="Of a study that was searched several times: its newest search, all together, or "
+            "the one with this run id.",
+        ),
+    ] = "newest",
     format: Annotated[
         Literal["table", "json", "csv"], typer.Option(help="How to print it.")
     ] = "table",
@@ -48,22 +87,36 @@ def front(
     ] = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
-    """Show the Pareto front of a study, or the one trial that a rule picks."""
+    """Show the Pareto front of one study or several, or the one trial that a rule picks."""
+    if best is not None and reference is not None:
+        raise ConfigError("--reference measures a whole front, --best picks one trial: leave one")
+    names = None if objectives is None else [name.strip() for name in objectives.split(",")]
+    tolerances = _values("--epsilon", epsilon, "natural_accuracy=0.005,inference_flops=5%")
+    point = _values("--reference", reference, "natural_accuracy=0.5,inference_flops=1e6")
     from analysis import load_front, plot_front  # noqa: PLC0415
     from analysis.front import check_rule  # noqa: PLC0415
 
     if best is not None:
         check_rule(best)
-    names = None if objectives is None else [name.strip() for name in objectives.split(",")]
-    found = load_front(study, tracking_uri=tracking_uri, where=where or (), objectives=names)
-    shown = found if best is None else dataclasses.replace(found, members=(found.best(best),))
+    found = load_front(
+        studies,
+        tracking_uri=tracking_uri,
+        where=where or (),
+        objectives=names,
+        study_run=study_run,
+        epsilon=tolerances,
+        group_seeds=group_seeds,
+    )
+    if point:
+        found = found.up_to({name: _number(name, text) for name, text in point.items()})
+    shown = found if best is None else found.only(best)
     if plot is not None:
         print(f"drawn: {plot_front(found, plot)}", file=sys.stderr)
     print_front(shown, format)
 
 
 def export(
-    study: StudyName,
+    studies: StudyNames,
     to: Annotated[Path, typer.Option(help="Folder to write; may replace an older ticket.")],
     run: Annotated[str | None, typer.Option(help="Run id of a trial, or its beginning.")] = None,
     best: Best = None,
@@ -85,10 +138,11 @@ def export(
 ) -> None:
     """Write the ticket of one trial, or of a ticket's folder, and what ships, checked and timed."""
     from analysis import export_ticket, load_ticket  # noqa: PLC0415
+    from search.display_exports import exports_table  # noqa: PLC0415
 
     chosen = {"onnx": onnx, "compact": compact, "int8": int8, "c": c, "csr": csr}
     folder = export_ticket(
-        study,
+        studies,
         to,
         run=run,
         best=best,
@@ -103,6 +157,32 @@ def export(
     print(folder)
 
 
+def _values(option: str, text: str | None, example: str) -> dict[str, str]:
+    """The texts by metric in `name=value,name=value`."""
+    found: dict[str, str] = {}
+    for part in () if text is None else text.split(","):
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not (name and equals and value):
+            raise ConfigError(
+                f"{option}: {part.strip()!r} is not NAME=VALUE: write it as {example}"
+            )
+        if metric(name).name in found:
+            raise ConfigError(f"{option}: {name} appears twice: remove one")
+        found[name] = value
+    return found
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        hint = ", as in the study file: 50 % is 0.5" if text.endswith("%") else ""
+        raise ConfigError(f"--reference: {name}={text} must be a finite number{hint}")
+    return value
+
+
 def print_front(found: Front, format: str) -> None:
     """As a table, json or csv, to standard output."""
     if format == "json":
@@ -110,4 +190,5 @@ def print_front(found: Front, format: str) -> None:
     elif format == "csv":
         print(found.to_csv(), end="")
     else:
-        stdout().print(front_table(found))
+        out = stdout()
+        out.print(front_table(found, out.width if out.is_terminal else WIDTH))

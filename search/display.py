@@ -12,15 +12,14 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from spaces.metrics import metric
+from spaces.metrics import metric, radius_metric
 from spaces.space import SearchSpace
 
 if TYPE_CHECKING:
-    from analysis import Certificate, Front, GraftReport
+    from analysis import Certificate, GraftReport
     from analysis.certificate_model import ArtifactRecord, CertifiedRadius
 
 COLUMNS = ("natural_accuracy", "verified_accuracy", "density", "inference_flops")
-_EXACT = "exact_verified_accuracy"
 _SHORT = {
     "natural_accuracy": "natural",
     "verified_accuracy": "verified",
@@ -29,6 +28,11 @@ _SHORT = {
     "num_active_parameters": "parameters",
     "inference_flops": "FLOPs",
     "dense_inference_flops": "dense FLOPs",
+    "compacted_flops": "compacted FLOPs",
+    "flash_bytes": "flash",
+    "ram_bytes": "RAM",
+    "latency_s": "latency",
+    "latency_256_s": "latency of 256",
     "training_flops": "training FLOPs",
     "duration_s": "time",
 }
@@ -53,7 +57,10 @@ def duration(seconds: float) -> str:
 
 
 def quantity(name: str, value: float | None) -> str:
-    """A metric's value with its unit: percent for fractions, thousands and millions for counts."""
+    """A metric's value with its unit: percent for fractions, thousands and millions for counts.
+
+    Times below a tenth of a second, which latencies are, have three digits.
+    """
     if value is None:
         return "-"
     if not math.isfinite(value):
@@ -63,8 +70,10 @@ def quantity(name: str, value: float | None) -> str:
         return f"{value:.2%}"
     if unit == "fraction":
         return f"{value:.1%}"
+    if unit == "s" and 0.0 < value < 0.1:
+        return f"{1e3 * value:.3g} ms" if value >= 1e-3 else f"{1e6 * value:.3g} µs"
     if unit == "s":
-        return duration(value) if value >= 0.1 else _short_duration(value)
+        return duration(value)
     if unit == "B":
         return f"{value:.0f} B" if value < 1024 else f"{value / 1024:.3g} KiB"
     rounded = float(f"{value:.3g}")  # before the letter is chosen: 999,999 is 1M, not 1000k
@@ -74,15 +83,19 @@ def quantity(name: str, value: float | None) -> str:
     return f"{value:g}"
 
 
-def _short_duration(seconds: float) -> str:
-    return f"{1e3 * seconds:.3g} ms" if seconds >= 1e-3 else f"{1e6 * seconds:.3g} µs"
+def heading(name: str) -> str:
+    """What stands over a column of a metric's values."""
+    at = radius_metric(0.0)[:-1]
+    if name.startswith(at):
+        return f"verified at {name.removeprefix(at)}"
+    return _SHORT.get(name, name.replace("_", " "))
 
 
 def plain_table(headings: Sequence[str], num_texts: int = 1) -> Table:
     """An empty table without frames: `num_texts` columns of text, then numbers to the right."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for place, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if place < num_texts else "right", no_wrap=True)
+    for place, text in enumerate(headings):
+        table.add_column(text, justify="left" if place < num_texts else "right", no_wrap=True)
     return table
 
 
@@ -100,28 +113,11 @@ def metrics_table(
     notes: Sequence[str] = ("method",),
 ) -> Table:
     """One row per (label, metrics, notes); `notes` are the headings of the latter."""
-    shown = [_SHORT.get(name, name.replace("_", " ")) for name in names]
-    table = plain_table(["trial", *shown, *notes])
+    table = plain_table(["trial", *map(heading, names), *notes])
     for label, metrics, texts in rows:
         values = [quantity(name, metrics.get(name)) for name in names]
         table.add_row(label, *values, *(Text(text) for text in texts))
     return table
-
-
-def front_table(front: Front) -> Group:
-    """The members of a front, and how their figures were obtained."""
-    names = list(dict.fromkeys([*front.objectives, *COLUMNS]))
-    names.sort(key=lambda name: COLUMNS.index(name) if name in COLUMNS else len(COLUMNS))
-    if _EXACT not in names and any(_EXACT in trial.metrics for trial in front.members):
-        names.insert(names.index("verified_accuracy") + 1, _EXACT)
-    rows = [(f"{t.number}", t.metrics, (t.method, t.run_id[:8])) for t in front.members]
-    count = front.study.count
-    return titled(
-        f"Front of {front.study.name}: {len(front.members)} of {count('completed')} completed "
-        f"trials ({count('stopped')} stopped early, {count('failed')} failed)",
-        metrics_table(rows, names, notes=("method", "run")),
-        caption=front.provenance,
-    )
 
 
 def certificate_table(certificate: Certificate) -> Group:

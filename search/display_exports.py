@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Group
 
+from analysis.manifest import EXPORTS
 from search.display import plain_table, quantity, titled
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ def exports_table(ticket: Ticket) -> Group:
     table = plain_table(
         ["files", "size", "xz", "1 example", "faster", "256", "faster", "largest Δ", "same class"]
     )
-    for record in ticket.exports.values():
+    records = [ticket.exports[route] for route in EXPORTS if route in ticket.exports]
+    for record in records:
         table.add_row(
             ", ".join(record.files),
             quantity("flash_bytes", record.bytes),
@@ -29,7 +31,7 @@ def exports_table(ticket: Ticket) -> Group:
             f"{record.max_abs_difference:.1e}",
             f"{record.agreement:.1%}",
         )
-    first = next(iter(ticket.exports.values()))
+    first = records[0]
     caption = (
         f"{first.split} split, {first.num_examples} examples  ·  one thread, median of turns with "
         "the dense network in ONNX Runtime, which `faster` is beside"

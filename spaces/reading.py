@@ -56,6 +56,11 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         ) from None
     except OSError as error:
         raise ConfigError(f"{source}: cannot be read: {error.strerror}") from None
+    return parse_yaml(text, source)
+
+
+def parse_yaml(text: str, source: str) -> dict[str, Any]:
+    """The mapping that a YAML (or JSON) text holds; ConfigError naming its source if none."""
     try:
         tree = yaml.load(text, _Loader)
     except yaml.YAMLError as error:

@@ -189,7 +189,11 @@ class StudyConfig(Config):
                     f"{where}: {name} is measured when {metric(name).on_request} is true: set "
                     "evaluation: {latency: true}"
                 )
-            if name not in known:
+            if name == radius_metric(self.evaluation.radius):
+                yield (
+                    f"{where}: {name} is at evaluation.radius: its name is verified_accuracy here"
+                )
+            elif name not in known:
                 radius = name.removeprefix(radius_metric(0).removesuffix("0"))
                 yield (
                     f"{where}: {name} is not measured: add {radius} to evaluation.radii "

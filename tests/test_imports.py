@@ -24,7 +24,7 @@ TRAINER_ROWS = [
     {"bounds"},
     {
         *("data", "models", "cost", "optimizer", "schedules"),
-        *("averaging", "batches", "twin", "device", "errors", "imports"),
+        *("averaging", "batches", "twin", "transfer", "device", "errors", "imports"),
     },
 ]
 

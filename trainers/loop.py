@@ -54,7 +54,7 @@ class Training:
         masks: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.config, self.data = config, data
-        self.step = self.epoch = 0
+        self.step, self.epoch, self.seconds = 0, 0, 0.0
         self.evaluation: Evaluation | None = None
         self.twin: DenseTwin | None = None
         self.best_accuracy, self.stall, self.longest_stall = -1.0, 0, 0
@@ -145,8 +145,13 @@ class Training:
             "training_flops": self.training_flops,
             **measured,
             **model_cost(self.model, self.data.input_shape, self.wiring, self._final_counts()),
-            "duration_s": time.perf_counter() - started,
+            "duration_s": self._spent_since(started),
         }
+
+    def _spent_since(self, started: float) -> float:
+        """Seconds of training and measuring so far, with those since `started`."""
+        self.seconds += time.perf_counter() - started
+        return self.seconds
 
     def _final_counts(self) -> FinalCounts:
         # Weights that have just grown are zero and will not stay so; others that are zero will.
@@ -228,6 +233,7 @@ class Training:
 
     def final_metrics(self) -> dict[str, float]:
         """Measure by the whole cascade on the validation split; the test split is not touched."""
+        started = time.perf_counter()
         self.evaluation = evaluate(
             self.model,
             self.data.validation,
@@ -239,6 +245,7 @@ class Training:
             "training_flops": self.training_flops,
             **self.evaluation.metrics,
             **self._twin_metrics(),
+            "duration_s": self._spent_since(started),
         }
 
     def state_dict(self) -> dict[str, object]:
@@ -256,6 +263,7 @@ class Training:
             "step": self.step,
             "epoch": self.epoch,
             "operations": self.operations.total,
+            "seconds": self.seconds,
             "stalls": (self.best_accuracy, self.stall, self.longest_stall),
             "twin": None if self.twin is None else self.twin.weights,
         }
@@ -274,6 +282,7 @@ class Training:
             self.initial_weights[name].copy_(value)
         self.step, self.epoch = int(state["step"]), int(state["epoch"])  # type: ignore[call-overload]
         self.operations.total = float(state["operations"])  # type: ignore[arg-type]
+        self.seconds = float(state.get("seconds", 0.0))  # type: ignore[arg-type]
         self.best_accuracy, self.stall, self.longest_stall = state["stalls"]  # type: ignore[misc]
         if state["twin"] is not None:
             self.twin = DenseTwin(self.model, state["twin"])  # type: ignore[arg-type]

@@ -10,12 +10,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from analysis.errors import TicketError
 from analysis.exports.c_source import CSource
+from trainers.lowering.runtime import Call
 
 STANDARD = ("-std=c99",)
 FASTEST = ("-O3", "-march=native")
@@ -27,7 +29,7 @@ void {name}_batch(const float *x, float *logits, int examples, int repeats)
 {{
     for (int r = 0; r < repeats; ++r)
         for (int i = 0; i < examples; ++i)
-            {name}_logits(x + i * {upper}_INPUTS, logits + i * {upper}_LOGITS);
+            {name}_logits(x + (long)i * {upper}_INPUTS, logits + (long)i * {upper}_LOGITS);
 }}
 """
 
@@ -53,25 +55,33 @@ class CompiledModel:
 
     def logits(self, x_BCHW: np.ndarray) -> np.ndarray:
         """Logits (B, K) of inputs (B, ...) in float32."""
-        return self._call(x_BCHW, 1)[0]
+        run, logits_BK = self._prepared(x_BCHW, 1)
+        run()
+        return logits_BK
+
+    def call(self, x_BCHW: np.ndarray) -> Call:
+        """The network on one batch, to be timed: inputs and outputs stay where they are."""
+        return self._prepared(x_BCHW, 1)[0]
 
     def seconds(self, x_BCHW: np.ndarray, repeats: int) -> float:
         """Mean seconds for one example, of `repeats` turns over all of them, in a loop in C."""
-        return self._call(x_BCHW, repeats)[1] / (repeats * len(x_BCHW))
+        run, _ = self._prepared(x_BCHW, repeats)
+        started = time.perf_counter()
+        run()
+        return (time.perf_counter() - started) / (repeats * len(x_BCHW))
 
-    def _call(self, x_BCHW: np.ndarray, repeats: int) -> tuple[np.ndarray, float]:
+    def _prepared(self, x_BCHW: np.ndarray, repeats: int) -> tuple[Call, np.ndarray]:
+        """What computes, and where it will write the logits."""
         x = np.ascontiguousarray(x_BCHW, np.float32)
         if x.size != len(x) * self.plan.num_inputs:
             raise TicketError(
                 f"inputs of shape {x.shape} do not fit the compiled network: each example must "
                 f"have {self.plan.num_inputs} numbers"
             )
-        logits = np.empty((len(x), self.plan.num_outputs), np.float32)
-        pointer = ctypes.POINTER(ctypes.c_float)
-        arguments = x.ctypes.data_as(pointer), logits.ctypes.data_as(pointer)
-        started = time.perf_counter()
-        self._batch(*arguments, len(x), repeats)
-        return logits, time.perf_counter() - started
+        logits_BK = np.empty((len(x), self.plan.num_outputs), np.float32)
+        pointer = ctypes.POINTER(ctypes.c_float)  # it keeps its array alive
+        arguments = x.ctypes.data_as(pointer), logits_BK.ctypes.data_as(pointer), len(x), repeats
+        return partial(self._batch, *arguments), logits_BK
 
 
 def find_compiler() -> list[str]:

@@ -10,7 +10,7 @@ def taps(tile: int, bits: int) -> str:
     add = _rows([f"s{j} += v * p[{j}];" for j in sums], " ", 4).replace("\n", "\n" + " " * 8)
     end = _rows([f"out[{j}] = s{j};" for j in sums], " ", 6).replace("\n", "\n    ")
     return f"""\
-/* out[j] = bias + the sum over n weights of w[k] * in[at[k] + j], for {tile} neighbours. */
+/* out[j] = bias + the sum over n weights of w[k] * in[at[k] + j]: {tile} in a row. */
 static void taps_{tile}_u{bits}(const float *in, const float *w, const uint{bits}_t *at, int n,
     float bias, float *out)
 {{
@@ -52,18 +52,28 @@ static float sparse_dot_u{bits}(const float *in, const float *w, const uint{bits
 """
 
 
-DENSE_DOT = """\
-/* bias + the sum of w[k] * in[k]; eight sums at once, so that they can be vectors. */
+def dense_dot() -> str:
+    """One row of a dense matrix times a vector."""
+    start = _rows([f"s{j} = 0.0f" for j in range(16)], ", ", 6).replace("\n", ",\n" + " " * 10)
+    terms = [f"s{j} += w[{j}] * in[{j}];" for j in range(16)]
+    add = _rows(terms, " ", 4).replace("\n", "\n" + " " * 8)
+    sums = [f"((s{j} + s{j + 8}) + (s{j + 4} + s{j + 12}))" for j in range(4)]
+    return f"""\
+/* bias + the sum of w[k] * in[k]; sixteen sums at once, so that they can be vectors. */
 static float dense_dot(const float *in, const float *w, int n, float bias)
-{
-    float s[8] = {0.0f};
-    for (; n > 7; n -= 8, w += 8, in += 8)
-        for (int j = 0; j < 8; ++j)
-            s[j] += w[j] * in[j];
-    for (int j = 0; j < n; ++j)
-        s[j] += w[j] * in[j];
-    return bias + (((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7])));
-}
+{{
+    float {start};
+    for (; n > 15; n -= 16, w += 16, in += 16) {{
+        {add}
+    }}
+    for (; n > 3; n -= 4, w += 4, in += 4) {{
+        {" ".join(terms[:4])}
+    }}
+    for (; n > 0; --n, ++w, ++in)
+        bias += w[0] * in[0];
+    return bias + (({sums[0]} + {sums[1]})
+        + ({sums[2]} + {sums[3]}));
+}}
 """
 
 

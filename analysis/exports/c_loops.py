@@ -47,7 +47,8 @@ class _Writer:
     def write(self) -> LoopFunction:
         """Everything."""
         parameters: dict[str, Place] = {}
-        if self.loop.reads is not None:
+        weights = self.loop.weights
+        if self.loop.reads is not None and (weights is None or weights.values.size):
             parameters["const float *in"] = self.loop.reads
         for value, place in self.loop.operands.items():
             parameters[f"const float *a{value}"] = place
@@ -87,7 +88,7 @@ class _Writer:
         """What comes before the loop over channels; the arrays of the layer."""
         weights = self.loop.weights
         if self.loop.clears:
-            yield f"memset(out, 0, {self.loop.writes.layout.size} * sizeof(float));"
+            yield from loop("k", self.loop.writes.layout.size, ["out[k] = 0.0f;"])
         if weights is None:
             return
         if weights.values.size:
@@ -136,7 +137,7 @@ class _Writer:
         if not weights.values.size:
             yield f"{result} {bias};"
         elif weights.offsets is None:
-            self.kernels["dense_dot"] = c_kernels.DENSE_DOT
+            self.kernels["dense_dot"] = c_kernels.dense_dot()
             yield f"{result} dense_dot(in, w, {op.in_features}, {bias});"
             yield from self._advance(str(op.in_features), offsets=False)
         else:

@@ -1,7 +1,7 @@
 """A network as C99 source: one file and its header, for anything that has a C compiler.
 
-Nothing is allocated and nothing but memset is called; weights that are zero cost neither time nor
-memory. docs/export.md has the method and the figures.
+Nothing is allocated and no library is called; weights that are zero cost neither time nor memory.
+docs/export.md has the method and the figures.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ void {name}_logits(const float *x, float *logits);
 /* The class with the greatest logit. Uses the same static workspace. */
 int {name}_predict(const float *x);
 
-/* As {name}_logits, with {upper}_WORKSPACE floats of the caller's, which may hold anything: calls
-   with different workspaces may run at the same time. */
+/* The same with a workspace of the caller's: {upper}_WORKSPACE floats, which may hold anything.
+   Calls with different workspaces may run at the same time. */
 void {name}_logits_in(float *workspace, const float *x, float *logits);
 
 #ifdef __cplusplus
@@ -113,12 +113,9 @@ def _source(name: str, plan: MemoryPlan, functions: Sequence[LoopFunction]) -> s
     for function in functions:
         kernels.update(function.kernels)
     calls = [f"    {function.call}" for function in functions]
-    if not any("workspace" in call for call in calls):
-        calls.insert(0, "    (void)workspace;")
+    used = {word for call in calls for word in re.findall(r"\w+", call.partition("(")[2])}
+    calls = [f"    (void){unused};" for unused in ("workspace", "x") if unused not in used] + calls
     upper, body = name.upper(), "\n".join(calls)
-    includes = "#include <stdint.h>\n"
-    if any(loop.clears for loop in plan.loops):
-        includes += "#include <string.h>\n"
     end = f"""\
 void {name}_logits_in(float *workspace, const float *x, float *logits)
 {{
@@ -145,5 +142,5 @@ int {name}_predict(const float *x)
 """
     texts = [kernels[kernel] for kernel in sorted(kernels)]
     texts += [function.text for function in functions]
-    head = f'/* See {name}.h. */\n#include "{name}.h"\n\n{includes}'
+    head = f'/* See {name}.h. */\n#include "{name}.h"\n\n#include <stdint.h>\n'
     return "\n".join([head, *texts, end])

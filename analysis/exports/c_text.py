@@ -80,16 +80,15 @@ class Position:
     def index(self, layout: Layout) -> str:
         """Where in the layout it is."""
         (down, across), (top, left), (rows, pitch) = layout.strides, layout.border, layout.plane
-        row_phase, row = _split(total([self.row if self.row != "0" else 0, top]), down)
-        if self.step % across == 0 or self.column == "0":
-            phase: str | int = (self.start + left) % across
-            column = total([times(self.column, self.step // across), (self.start + left) // across])
-        else:
+        row_phase, row = _split(total([times(self.row, 1), top]), down)
+        phase: str | int = (self.start + left) % across
+        columns = [times(self.column, self.step // across), (self.start + left) // across]
+        if self.step % across and self.column != "0":
             phase, column = _split(total([*self.columns, left]), across)
+            columns = [column]
         channel = times(self.channel, layout.channel)
         planes = [_scaled(row_phase, across * rows * pitch), _scaled(phase, rows * pitch)]
-        end = int(column) if column.isdigit() else column
-        return total([channel, *planes, _scaled(row, pitch), end])
+        return total([channel, *planes, _scaled(row, pitch), *columns])
 
 
 def _split(expression: str, stride: int) -> tuple[str | int, str | int]:

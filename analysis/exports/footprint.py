@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
-from trainers.lowering.memory import memory_plan
+from torch import Tensor, nn
 
 from analysis.exports.routes import Source
 from analysis.manifest import Footprint, LayerWidth
 from trainers import cost
 from trainers.bounds.program import Program
 from trainers.compaction import live_units
+from trainers.lowering.memory import memory_plan
 from trainers.wiring import Wiring
 
 VECTOR_WIDTH = 16
 """float32 values in a vector of AVX-512; half of it is AVX2's, a quarter NEON's."""
-_BITS = 32
+_FRACTION = 23
+"""Bits of a float32's fraction."""
 
 
 def footprint(source: Source) -> Footprint:
@@ -39,15 +41,24 @@ def entropy_bound_bytes(program: Program) -> int:
     """What no lossless coding of masks and float32 values can be smaller than, on average.
 
     log2 (n choose k) bits for the mask of a layer that keeps k of n weights, when all such masks
-    are as likely (Shannon 1948); 32 bits for each kept weight and each bias that is not zero.
+    are as likely (Shannon 1948). For each value that is not zero, the entropy of its sign and
+    exponent as they are distributed in the layer, and all 23 bits of its fraction.
     """
     bits = 0.0
     for layer in (step.op for step in program.steps):
         if isinstance(layer, nn.Linear | nn.Conv2d):
+            values = torch.cat([p.flatten() for p in (layer.weight, layer.bias) if p is not None])
             kept = int(torch.count_nonzero(layer.weight))
-            biases = 0 if layer.bias is None else int(torch.count_nonzero(layer.bias))
-            bits += _log2_choose(layer.weight.numel(), kept) + _BITS * (kept + biases)
+            bits += _log2_choose(layer.weight.numel(), kept) + _bits(values[values != 0.0])
     return math.ceil(bits / 8)
+
+
+def _bits(values: Tensor) -> float:
+    """Sign and exponent by their entropy, fractions in full."""
+    heads = values.detach().cpu().float().numpy().view(np.uint32) >> _FRACTION
+    counts = np.unique(heads, return_counts=True)[1]
+    entropy = -float((counts * np.log2(counts / len(values))).sum()) if len(values) else 0.0
+    return entropy + _FRACTION * len(values)
 
 
 def _log2_choose(n: int, k: int) -> float:

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from analysis.exports.c_build import CompiledModel
+from analysis.exports.c_source import c_source
 from analysis.exports.csr import csr_bytes, from_csr
 from analysis.exports.int8 import int8_bytes
-from analysis.manifest import COMPACT, CSR, INT8, ONNX
+from analysis.manifest import C_HEADER, C_SOURCE, COMPACT, CSR, INT8, ONNX
 from analysis.onnx_model import onnx_bytes
 from analysis.ticket import Ticket
 from analysis.version import library_version
@@ -105,6 +107,14 @@ def _int8(source: Source) -> Export:
     return Export({INT8: content}, OnnxNetwork(content), is_rounded=True, tools=_runtime())
 
 
+def _c(source: Source) -> Export:
+    written = c_source(source.program, source.ticket.input_shape)
+    network = CompiledModel(written)
+    tools = {"compiler": network.compiler, "flags": " ".join(network.flags)}
+    files = {C_SOURCE: written.source.encode(), C_HEADER: written.header.encode()}
+    return Export(files, network, tools=tools)
+
+
 def _csr(source: Source) -> Export:
     content = csr_bytes(source.program)
     network = TorchNetwork(from_csr(source.program, content))
@@ -119,6 +129,7 @@ ROUTES: Mapping[str, Callable[[Source], Export]] = {
     "onnx": _onnx,
     "compact": _compact,
     "int8": _int8,
+    "c": _c,
     "csr": _csr,
 }
 """By the names of `analysis.manifest.EXPORTS`."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
+from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
 
 from analysis.manifest import Provenance
@@ -17,6 +20,8 @@ from trainers.data import load_data
 from trainers.evaluate import model_cost
 from trainers.models import build_model, prunable_weights
 from trainers.verify import verify
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 RADIUS = 0.05
 
@@ -169,3 +174,54 @@ def store(tmp_path_factory: pytest.TempPathFactory, ticket: Ticket) -> Store:
 def ticket_copy(ticket: Ticket, tmp_path: Path) -> Path:
     """A ticket folder that a test may spoil."""
     return save_ticket(replace(ticket, metrics=dict(ticket.metrics)), tmp_path / "ticket")
+
+
+MEASURED = {"split": "validation", "bound": "ibp+crown", "num_examples": "300"}
+DATA = {
+    "data.name": "digits",
+    "data.split_seed": "0",
+    "data.folder": "a",
+    "evaluation.radius": "0.05",
+}
+
+
+@dataclass
+class Many:
+    """A tracking store to which a test adds studies."""
+
+    uri: str
+    client: MlflowClient
+    experiment: str
+
+    def study(self, name: str, *trials: Mapping[str, str | float], **changes: str) -> list[str]:
+        """A search whose trials have these metrics (numbers) and parameters (texts); run ids."""
+        objectives = changes.pop("objectives", "natural_accuracy,verified_accuracy,inference_flops")
+        tags = {"goldenticket.study": name}
+        search = self._run({**tags, "goldenticket.objectives": objectives})
+        how = {**MEASURED, **{k: changes.pop(k) for k in MEASURED if k in changes}}
+        params = {**DATA, **{k.replace("__", "."): text for k, text in changes.items()}}
+        tags |= {"mlflow.parentRunId": search, "goldenticket.state": "completed"}
+        tags |= {f"goldenticket.{name}": text for name, text in how.items()}
+        found = []
+        for number, trial in enumerate(trials):
+            own = {name: text for name, text in trial.items() if isinstance(text, str)}
+            figures = {name: value for name, value in trial.items() if name not in own}
+            run = self._run({**tags, "goldenticket.number": f"{number}"})
+            self.client.log_batch(
+                run,
+                metrics=[Metric(name, float(value), 0, 0) for name, value in figures.items()],
+                params=[Param(*item) for item in {**params, **own}.items()],
+            )
+            found.append(run)
+        return found
+
+    def _run(self, tags: Mapping[str, str]) -> str:
+        run = self.client.create_run(self.experiment, tags=tags)
+        return str(run.info.run_id)
+
+
+@pytest.fixture
+def many(store: Store, tmp_path: Path) -> Many:
+    """A copy of the store that has other studies already: making a new one takes seconds."""
+    uri = f"sqlite:///{shutil.copy(store.uri.removeprefix('sqlite:///'), tmp_path)}"
+    return Many(uri, MlflowClient(uri), store.experiment)

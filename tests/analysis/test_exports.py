@@ -168,11 +168,12 @@ class TestCsr:
 class TestEntropyBound:
     def test_by_hand(self) -> None:
         layer = nn.Linear(4, 2, bias=True)
-        layer.weight.data = torch.tensor([[1.0, 0, 0, 0], [0, 1.0, 0, 0]])
-        layer.bias.data = torch.tensor([0.0, 1.0])
+        layer.weight.data = torch.tensor([[1.5, 0, 0, 0], [0, -1.25, 0, 0]])
+        layer.bias.data = torch.tensor([4.0, 7.0])
         program = simplify(nn.Sequential(layer), (4,), compacted=False)
-        # (8 choose 2) = 28 masks, two weights and one bias.
-        assert entropy_bound_bytes(program) == math.ceil((math.log2(28) + 3 * 32) / 8)
+        # (8 choose 2) = 28 masks; of four values, two have the same sign and exponent.
+        heads = 2 * 1.0 + 2 * 2.0
+        assert entropy_bound_bytes(program) == math.ceil((math.log2(28) + heads + 4 * 23) / 8)
 
     def test_sparse_rows_come_near_it_on_a_wide_layer(self) -> None:
         draw = torch.Generator().manual_seed(0)

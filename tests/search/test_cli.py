@@ -26,8 +26,8 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize(
     "verb",
-    ["", "search", "front", "export", "verify", "graft", "space", "space show", "space sample",
-     "space schema"],
+    ["", "search", "front", "export", "verify", "graft", "retrain", "space", "space show",
+     "space sample", "space schema"],
 )  # fmt: skip
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_every_verb_has_help(tmp_path: Path, verb: str, option: str) -> None:
@@ -54,6 +54,8 @@ def test_every_verb_has_help(tmp_path: Path, verb: str, option: str) -> None:
         "graft ticket --fraction 0.2 --to new",
         "graft ticket --fraction half --epochs 1 --to new",
         "graft ticket --fraction 0.2 --epochs 1 --to new --significance size",
+        "retrain ticket",
+        "retrain ticket --to new --start middle",
         "space",
         "space shows study.yaml",
         "space sample study.yaml --count 0",

@@ -138,6 +138,42 @@ def test_a_front_is_drawn_beside_what_is_printed(home: Home, tmp_path: Path) -> 
     assert answer.err == f"drawn: {path}\n"
 
 
+def test_several_studies_make_one_front(home: Home, tmp_path: Path) -> None:
+    shutil.copy(home.folder / "mlflow.db", tmp_path)  # other tests count what home has
+    write_study(tmp_path, name="next", seed=1)
+    words = "search study.yaml --executor local --no-certify-front --trials 1"
+    assert run_in(tmp_path, *words.split()).code == 0
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    both = ("tiny", "study.yaml", "--tracking-uri", store)
+    front = json.loads(run_in(tmp_path, "front", *both, "--format", "json").out)
+    assert [study["study"] for study in front["studies"]] == ["tiny", "next"]
+    assert front["num_completed"] == 3 + 1
+    answer = run_in(tmp_path, "front", *both, "--group-seeds", "--plot", "front.html")
+    assert "no configuration has completed with more than one seed" in answer.out
+    assert (tmp_path / "front.html").exists()
+    picked = run_in(tmp_path, "front", *both, "--best", "smallest", "--format", "json")
+    answer = run_in(tmp_path, "export", *both, "--best", "smallest", "--no-onnx", "--to", "T")
+    assert answer.out == "T\n"
+    manifest = json.loads((tmp_path / "T" / "ticket.json").read_text())
+    (member,) = json.loads(picked.out)["members"]
+    flops = manifest["metrics"]["inference_flops"]
+    assert flops == member["metrics"]["inference_flops"]
+
+
+def test_a_front_is_thinned_and_measured(home: Home) -> None:
+    every = "natural_accuracy=1,verified_accuracy=1,inference_flops=0"
+    answer = home.run("front", "study.yaml", "--epsilon", every, "--format", "json")
+    front = json.loads(answer.out)
+    assert len(front["members"]) == 1
+    point = "natural_accuracy=0, verified_accuracy_at_0.05=0, inference_flops=1e6"
+    front = json.loads(
+        home.run("front", "study.yaml", "--reference", point, "--format", "json").out
+    )
+    assert front["hypervolume"]["reference"]["verified_accuracy"] == 0.0
+    assert front["hypervolume"]["value"] > 0.0
+    assert "hypervolume " in home.run("front", "study.yaml", "--reference", point).out
+
+
 def test_a_study_is_found_by_its_name_too(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     store = f"sqlite:///{home.folder}/mlflow.db"
     by_file = home.run("front", "study.yaml", "--format", "csv")
@@ -276,6 +312,22 @@ def test_a_resumed_search_adds_what_is_missing(home: Home) -> None:
         ("front tiny --where natural_accuracy>1", ["nearest is trial", "misses by"]),
         ("front tiny --objectives density,latency", ["'latency'"]),
         ("front tiny --objectives ,", ["''"]),
+        ("front tiny tiny", ["'tiny' is named twice"]),
+        ("front tiny tinny", ["no study is called 'tinny'"]),
+        ("export tiny tiny --best knee --to T", ["'tiny' is named twice"]),
+        ("front tiny --study-run 7", ["no search with run id '7'", "newest, all"]),
+        ("front tiny --objectives duration_s,exact_verified_accuracy,latency", ["'latency'"]),
+        ("front tiny --objectives verified_accuracy_at_0.3", ["is at 0.05", "evaluation.radii"]),
+        ("front tiny --epsilon density", ["--epsilon: 'density' is not NAME=VALUE"]),
+        ("front tiny --epsilon density=", ["--epsilon: 'density=' is not NAME=VALUE"]),
+        ("front tiny --epsilon densty=1", ["'densty'", "did you mean density"]),
+        ("front tiny --epsilon density=1", ["epsilon names density", "no objective"]),
+        ("front tiny --epsilon natural_accuracy=few", ["natural_accuracy: 'few'", "5%"]),
+        ("front tiny --epsilon natural_accuracy=-1%", ["natural_accuracy: '-1%'", "negative"]),
+        ("front tiny --reference natural_accuracy=1", ["no value for verified_accuracy, inf"]),
+        ("front tiny --reference natural_accuracy=50%", ["natural_accuracy=50%", "50 % is 0.5"]),
+        ("front tiny --reference natural_accuracy=.5,natural_accuracy=.5", ["appears twice"]),
+        ("front tiny --best knee --reference density=1", ["--reference", "--best"]),
         ("front tiny --plot front.pdf", ["front.pdf", ".png or .html"]),
         ("front tiny --plot no/such/folder/front.png", ["no/such/folder"]),
     ],

@@ -1,12 +1,10 @@
 """How results look: numbers with units, and tables that are never cut or read as markup."""
 
-import io
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
-from rich.console import Console, RenderableType
+from printing import printed
 
 from analysis.certificate_model import (
     Certificate,
@@ -14,26 +12,16 @@ from analysis.certificate_model import (
     RadiusResult,
     SecondOpinionRecord,
 )
-from analysis.front import Front
-from analysis.recorded import StudyRecord, Trial
 from search.display import (
     certificate_report,
     certificate_table,
     duration,
-    front_table,
     metrics_table,
     quantity,
     space_table,
     titled,
 )
 from spaces import ConfigError, SearchSpace
-
-
-def printed(what: RenderableType, width: int = 160) -> list[str]:
-    """The lines that are not empty, with single spaces."""
-    out = io.StringIO()
-    Console(file=out, width=width).print(what)
-    return [" ".join(line.split()) for line in out.getvalue().splitlines() if line.strip()]
 
 
 @pytest.mark.parametrize(
@@ -80,6 +68,9 @@ def test_durations(seconds: float, text: str) -> None:
         ("train_epsilon", 0.05, "0.05"),
         ("epoch", 20.0, "20"),
         ("duration_s", 187.0, "3:07 min"),
+        ("duration_s", 0.0, "0.0 s"),
+        ("duration_s", 0.0123, "12.3 ms"),
+        ("duration_s", 0.00000456, "4.56 µs"),
         ("verified_accuracy", None, "-"),
         ("verified_accuracy", float("nan"), "nan"),
         ("duration_s", float("inf"), "inf"),
@@ -109,67 +100,6 @@ def test_a_metrics_table_has_a_column_for_each_metric_and_note() -> None:
     head, _, *body = printed(metrics_table(rows, ["density", "inference_flops"], ["method", "run"]))
     assert head == "trial density FLOPs method run"
     assert body == ["7 50.0% 1.23k [red] abc", "8 25.0% - rigl"]
-
-
-def make_front(*objectives: str) -> Front:
-    def trial(number: int, state: str = "completed", **metrics: float) -> Trial:
-        params = {"topology.method": "rigl", "evaluation.radius": "0.05"}
-        tags = {
-            "goldenticket.split": "validation",
-            "goldenticket.bound": "ibp+crown",
-            "goldenticket.num_examples": "300",
-        }
-        return Trial(f"{number}23456789abcdef", number, state, metrics, params, tags, "sqlite://")
-
-    best = trial(3, natural_accuracy=0.9, verified_accuracy=0.8, density=0.05, inference_flops=5e4)
-    others = (trial(4, "stopped"), trial(5, "stopped"), trial(6, "failed"), trial(7))
-    study = StudyRecord("digits", "sqlite://", ("run",), (best, *others), None)
-    return Front(study, objectives, (), (best,), (best,), ())
-
-
-def test_a_front_says_what_was_tried_and_how_it_was_measured() -> None:
-    title, head, _, row, caption = printed(front_table(make_front("natural_accuracy")))
-    assert title == "Front of digits: 1 of 2 completed trials (2 stopped early, 1 failed)"
-    assert head == "trial natural verified density FLOPs method run"
-    assert row == "3 90.0% 80.0% 5.00% 50k rigl 32345678"
-    assert caption == (
-        "validation split, 300 examples · radius 0.05 (l∞) · verified by ibp + crown"
-    )
-
-
-def test_exact_verdicts_are_a_column_where_a_member_has_them() -> None:
-    front = make_front("natural_accuracy")
-    (best,) = front.members
-    exact = {"bound": "ibp+crown+exact", "split": "validation", "num_examples": "300",
-             "num_unknown": "2", "seconds": "7.5"}  # fmt: skip
-    tags = {f"goldenticket.exact_{name}": text for name, text in exact.items()}
-    other = replace(
-        best,
-        number=9,
-        metrics={**best.metrics, "exact_verified_accuracy": 0.85},
-        tags={**best.tags, **tags},
-    )
-    _, head, _, first, second, caption = printed(front_table(replace(front, members=(best, other))))
-    assert head == "trial natural verified exact density FLOPs method run"
-    assert first == "3 90.0% 80.0% - 5.00% 50k rigl 32345678"
-    assert second == "9 90.0% 80.0% 85.0% 5.00% 50k rigl 32345678"
-    assert caption.endswith("verified by ibp + crown · exact: by exact too, at most 2 of 300 open")
-
-
-def test_a_front_says_when_time_ran_out() -> None:
-    front = make_front("natural_accuracy")
-    late = replace(
-        front.members[0], tags={**front.members[0].tags, "goldenticket.num_timeouts": "7"}
-    )
-    caption = printed(front_table(replace(front, members=(*front.members, late))))[-1]
-    assert caption.endswith("verified by ibp + crown, up to 7 left open for lack of time")
-
-
-def test_further_objectives_follow_the_usual_columns_of_a_front() -> None:
-    head = printed(front_table(make_front("training_flops", "verified_accuracy_at_0.1")))[1]
-    assert head == (
-        "trial natural verified density FLOPs training FLOPs verified accuracy at 0.1 method run"
-    )
 
 
 def make_certificate(**changes: Any) -> Certificate:

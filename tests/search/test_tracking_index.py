@@ -173,6 +173,33 @@ def test_a_member_that_was_removed_for_good_is_not_shown(
     assert densest() == [2]
 
 
+def test_a_seed_that_was_removed_for_good_is_not_in_a_mean(
+    study: StudyConfig, tmp_path: Path
+) -> None:
+    tracker, run = a_search(study, tmp_path)
+    records = []
+    for number, accuracy in enumerate((0.5, 0.7, 0.8)):
+        record = trial(study, number, started=1000.0 + 10 * number)
+        assert record.config is not None
+        record = replace(record, config=record.config.model_copy(update={"seed": number}))
+        tracker.on_trial_start(record)
+        metrics = {**METRICS, "verified_accuracy": accuracy}
+        record = replace(record, state="completed", metrics=metrics, ended=record.started + 1)
+        tracker.on_trial_end(record)
+        records.append(record)
+    tracker.on_study_end(run, records)
+
+    def mean() -> float:
+        front = load_front("toy", tracking_uri=study.tracking.uri, group_seeds=True)
+        return front.members[0].metrics["verified_accuracy"]
+
+    assert mean() == pytest.approx(2 / 3)
+    client = MlflowClient(study.tracking.uri)
+    client.delete_run(tracker.trial_run_ids[1])
+    client._tracking_client.store._hard_delete_run(tracker.trial_run_ids[1])
+    assert mean() == pytest.approx(0.65)
+
+
 def test_a_damaged_index_is_left_aside(study: StudyConfig, tmp_path: Path) -> None:
     tracker, run = a_search(study, tmp_path)
     records = [completed(tracker, trial(study, n, started=1000.0 + 10 * n)) for n in range(3)]

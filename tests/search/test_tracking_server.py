@@ -1,5 +1,6 @@
 """Tracking by a real MLflow server, which is killed in mid-search and comes back."""
 
+import json
 import shutil
 import threading
 import time
@@ -68,6 +69,43 @@ def test_a_server_holds_what_an_embedded_store_holds(
     remote, embedded = found.values()
     assert remote == embedded
     assert len(remote) == 8
+
+
+def test_a_server_answers_what_an_embedded_store_answers(
+    server: Server, tmp_path: Path, empty_store: Path
+) -> None:
+    shutil.copy(empty_store, tmp_path)
+    fixed = {"topology": {"method": "static", "density": {"choice": [0.2, 0.6]}}}
+    answers = []
+    for uri in (server.uri, f"sqlite:///{tmp_path}/mlflow.db"):
+        for name, seed in (("first", 0), ("second", 1)):
+            settings = {"name": name, "seed": seed, "space": fixed, "tracking": {"uri": uri}}
+            study = toy_study(tmp_path, **settings, budget={"trials": 3, "epochs": 1})
+            run_study(study, "local", factory=ToyFactory())
+        both = {"study": ["first", "second"], "tracking_uri": uri}
+        where = ["verified_accuracy_at_0.1 >= 0.5"]
+        fronts = [
+            load_front(**both),
+            load_front(**both, group_seeds=True, epsilon={"inference_flops": "5%"}),
+            load_front(**both, where=where).up_to(
+                {"natural_accuracy": 0.0, "verified_accuracy": 0.0, "inference_flops": 1e6}
+            ),
+        ]
+        documents = [json.loads(front.to_json()) for front in fronts]
+        answers.append([without_ids(document) for document in documents])
+    remote, embedded = answers
+    assert remote == embedded
+    every, means, some = (len(document["members"]) for document in remote)
+    assert (every, means) == (6, 2)  # of two configurations, and of their means
+    assert 0 < some < 6
+
+
+def without_ids(what: Any) -> Any:
+    """A document without what differs between two stores."""
+    own = ("tracking_uri", "run_id", "study_runs", "thinned", "cannot_be_told_apart_from")
+    if isinstance(what, dict):
+        return {name: without_ids(value) for name, value in what.items() if name not in own}
+    return [without_ids(value) for value in what] if isinstance(what, list) else what
 
 
 def test_a_ticket_is_exported_from_a_servers_artifacts(server: Server, tmp_path: Path) -> None:

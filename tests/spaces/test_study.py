@@ -160,6 +160,11 @@ ONE_PROBLEM = [
         "(now [])",
     ),
     (
+        {"objectives": ["verified_accuracy_at_0.05"]},
+        "objectives.0: verified_accuracy_at_0.05 is at evaluation.radius: its name is "
+        "verified_accuracy here",
+    ),
+    (
         {"constraints": ["verified_accuracy_at_0.1 > 0"]},
         "constraints.0: verified_accuracy_at_0.1 is not measured: add 0.1 to evaluation.radii "
         "(now [])",

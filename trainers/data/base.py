@@ -12,6 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from spaces.data import DataConfig
+
 Array = npt.NDArray[Any]
 
 
@@ -80,7 +82,8 @@ class Data:
 
     mean, std: float32 on the CPU, (C,) for images and (F,) for features, after scaling to [0, 1].
     `class_names[k]` is the original label of class k. `scaling` takes raw values to [0, 1], so a
-    radius r means r * (high - low) in raw units.
+    radius r means r * (high - low) in raw units. `config` loads the same data again; None for what
+    was put together by hand.
     """
 
     name: str
@@ -93,6 +96,7 @@ class Data:
     std: torch.Tensor
     class_names: tuple[str, ...] = ()
     scaling: Scaling = Scaling()
+    config: DataConfig | None = None
 
     @property
     def fingerprints(self) -> dict[str, str]:

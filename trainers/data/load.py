@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -64,7 +65,7 @@ def load_data(config: DataConfig, device: torch.device | str) -> Data:
     plain = config.model_copy(update={"augment": AugmentConfig()})
     data = _load(plain, torch.device(device))
     _check_augment(config.augment, data)
-    return data
+    return data if config == plain else replace(data, config=config)
 
 
 @lru_cache(maxsize=2)
@@ -88,7 +89,7 @@ def _load(config: DataConfig, device: torch.device) -> Data:
     parts["validation"] = x[validation], classes[validation]
     names = tuple(raw.class_names[k] if raw.class_names else str(k) for k in labels)
     _check_every_class(parts, names, name)
-    return _assemble(config.name, parts, scaling or feature_scaling(x[train]), names, device)
+    return _assemble(config, parts, scaling or feature_scaling(x[train]), names, device)
 
 
 def _own_test(
@@ -125,7 +126,7 @@ def _check_every_class(
 
 
 def _assemble(
-    name: str,
+    config: DataConfig,
     parts: dict[str, tuple[Array, npt.NDArray[np.int64]]],
     scaling: Scaling,
     class_names: tuple[str, ...],
@@ -138,7 +139,7 @@ def _assemble(
         for split, (x, y) in scaled.items()
     }
     return Data(
-        name=name,
+        name=config.name,
         train=splits["train"],
         validation=splits["validation"],
         test=splits["test"],
@@ -148,6 +149,7 @@ def _assemble(
         std=torch.from_numpy(std.astype(np.float32)),
         class_names=class_names,
         scaling=scaling,
+        config=config,
     )
 
 

@@ -1,4 +1,4 @@
-"""In which layout each loop of a network reads and writes, before anything has a place in memory."""
+"""In which layout each loop of a network reads and writes, before anything has its place."""
 
 from __future__ import annotations
 

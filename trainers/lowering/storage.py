@@ -23,9 +23,10 @@ class StoredWeights:
 
     Compressed sparse rows: the weights that are not zero, for each the offset of what it reads,
     and the number of weights in each row. Dense (`counts` is None): all weights; a convolution has
-    the offsets of one row, a linear layer needs none. When all are zero, there are no `values`. Offsets of sparse rows count from the start
-    of the layer's input, those of dense rows from the first channel of the row's group. Integers
-    are unsigned, of 8, 16 or 32 bits, whichever is the least for the array.
+    the offsets of one row, a linear layer needs none. When all are zero, there are no `values`.
+    Offsets of sparse rows count from the start of the layer's input, those of dense rows from the
+    first channel of the row's group. Integers are unsigned, of 8, 16 or 32 bits, whichever is the
+    least for the array.
     """
 
     values: Array
