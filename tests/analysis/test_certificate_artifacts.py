@@ -30,7 +30,7 @@ QUESTION: dict[str, Any] = {"radii": [RADIUS], "examples": N}
 def exported(ticket: Ticket, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("artifacts")
     bare = save_ticket(ticket, place / "bare")
-    routes = ("onnx", "compact", "int8", "csr")
+    routes = ("onnx", "compact", "int8", "c", "csr")
     with pytest.MonkeyPatch.context() as patch:  # how fast they are is of no interest here
         patch.setattr(add, "_timed", lambda *_: dict.fromkeys([*routes, "dense"], 1.0))
         return export_ticket(bare, place / "ticket", routes=routes)
@@ -78,6 +78,7 @@ def test_every_file_that_ships_has_an_entry(certified: Path) -> None:
     assert {file: record["status"] for file, record in found.items()} == {
         "compact.onnx": "certified",
         "int8.onnx": "certified",
+        "model.c": "compared",
         "csr.safetensors": "same weights",
     }
     hashes = read_manifest(certified).files
@@ -122,8 +123,8 @@ def test_one_file_may_be_asked_for(folder: Path) -> None:
     assert [(a.file, a.status) for a in found] == [("model.onnx", "certified")]
     (folder / "certificate.json").unlink()
     assert verify_ticket(folder, **QUESTION, methods=["ibp"], artifacts=[]).artifacts == ()
-    with pytest.raises(TicketError, match=r"has no export 'model\.c': it has model\.onnx, compact"):
-        verify_ticket(folder, artifacts=["model.c"])
+    with pytest.raises(TicketError, match=r"has no export 'model\.h': it has model\.onnx, compact"):
+        verify_ticket(folder, artifacts=["model.h"])
 
 
 # Files that are not what they were ----------------------------------------------------------------
@@ -171,6 +172,17 @@ def test_other_sparse_weights_are_seen_though_their_hash_is_right(folder: Path) 
         verify_ticket(folder, **QUESTION, artifacts=["csr.safetensors"])
 
 
+def test_other_source_is_seen_though_its_hash_is_right(folder: Path) -> None:
+    path = folder / "model.c"
+    path.write_text(path.read_text() + "\n")
+    seal(folder)
+    (found,) = verify_ticket(folder, **QUESTION, artifacts=["model.c"]).artifacts
+    assert found.status == "not certified"
+    assert found.how == (
+        "model.c is not what this version generates from the ticket: export it again"
+    )
+
+
 def test_what_cannot_be_read_is_not_certified_and_says_why(folder: Path) -> None:
     def end_in_a_softmax(model: onnx.ModelProto) -> None:
         model.graph.node[-1].output[0] = "inner"
@@ -192,7 +204,9 @@ def test_what_cannot_be_read_is_not_certified_and_says_why(folder: Path) -> None
 def test_a_runtime_that_contradicts_a_proof_is_an_error(folder: Path, monkeypatch) -> None:
     run = OnnxNetwork.logits
     monkeypatch.setattr(OnnxNetwork, "logits", lambda self, x: run(self, x) + np.float32(x.mean()))
-    with pytest.raises(TicketError, match=r"int8\.onnx: the runtime's logits are up to .* beyond"):
+    with pytest.raises(
+        TicketError, match=r"int8\.onnx: the runtime's logits are up to .* off what"
+    ):
         verify_ticket(folder, **QUESTION, artifacts=["int8.onnx"])
 
 
