@@ -20,7 +20,7 @@ from trainers.verify import Artifact, verify_artifact
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "trainers"))
 from networks import FAMILIES, family
 
-N = 24
+N = 16
 
 
 def in_8_bits(name: str, reach: float = 1.0) -> tuple[bytes, Tensor]:
@@ -102,11 +102,11 @@ def test_no_point_of_the_ball_of_a_verified_example_is_misclassified(
     network, radius = artifact(content), 0.02
     y_B = network.run(x).argmax(1)
     y_B[0] = (y_B[0] + 1) % 4
-    found = verify_artifact(network, x, y_B, radius, timeout_s=0.5)
+    found = verify_artifact(network, x, y_B, radius, timeout_s=0.3)
     assert found.verdicts[0] == "misclassified" and "verified" in found.verdicts
     draw = torch.Generator().manual_seed(0)
     lower, upper = (x - radius).clamp(0.0, 1.0), (x + radius).clamp(0.0, 1.0)
-    for _ in range(15):
+    for _ in range(12):
         share = torch.rand(x.shape, generator=draw)
         for point in (lower + share * (upper - lower), torch.where(share < 0.5, lower, upper)):
             wrong = network.run(point).argmax(1) != y_B
@@ -129,5 +129,5 @@ def test_values_beyond_the_range_of_calibration_are_cut_off_and_bounds_know_it()
     ]
     assert any(cut)
     network = artifact(content)
-    found = verify_artifact(network, x, network.run(x).argmax(1), 0.01, timeout_s=0.5)
+    found = verify_artifact(network, x, network.run(x).argmax(1), 0.01, timeout_s=0.3)
     assert "verified" in found.verdicts

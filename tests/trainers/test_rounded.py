@@ -249,12 +249,12 @@ def test_a_runtime_outside_the_bounds_is_an_error() -> None:
         verify_artifact(artifact(0.01), x, y_B, 0.1)
 
 
-def judged_as(monkeypatch: pytest.MonkeyPatch, verdict: str, **counterexamples: float) -> None:
+def judged_as(monkeypatch: pytest.MonkeyPatch, verdict: str, *counterexample: float) -> None:
     """Let the network that is read have this verdict, whatever it is."""
     real = artifact_module.verify
 
     def say(*arguments: Any, **options: Any) -> VerificationResult:
-        points = {0: column(x) for x in counterexamples.values()}
+        points = dict(enumerate(map(column, counterexample)))
         found = real(*arguments, **options)
         return replace(found, verdicts=(verdict,), method=("ibp",), counterexamples=points)
 
@@ -273,7 +273,7 @@ def test_a_runtime_that_refutes_a_proof_is_an_error(monkeypatch: pytest.MonkeyPa
 def test_a_counterexample_that_the_runtime_gets_right_is_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    judged_as(monkeypatch, "falsified", point=0.7)
+    judged_as(monkeypatch, "falsified", 0.7)
     found = verify_artifact(artifact(), X, Y, 0.1)
     assert (found.verdicts, found.method) == (("unknown",), ("undecided",))
     assert not found.counterexamples
