@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 STEPS = 255
 """From the least to the largest of the numbers in 8 bits."""
-_HALF = 0.5 + 2.0**-11
-"""Half a step, and what float32 may add: x / scale is off by less than 256 * 4 * 2**-24 steps."""
+_HALF = 0.5 + 2.0**-13
+"""Half a step, and what float32 may add: x / scale is off by at most 256 * 4 * 2**-24 steps."""
 
 
 class Rounded(nn.Module):

@@ -19,12 +19,12 @@ from trainers.bounds.program import Program
 from trainers.bounds.rounded import Rounded
 from trainers.errors import VerificationError
 from trainers.verify.cascade import verify
-from trainers.verify.checks import check_logits
 from trainers.verify.verdict import StepRecord, Verdict, VerificationResult
 
 FLOAT32 = 1e-5
 """Share of the largest logit (at least 1) that a network of float32 weights may be off."""
 _STEPS = 20
+_BATCH = 100
 
 
 @dataclass(frozen=True)
@@ -67,49 +67,56 @@ def verify_artifact(
 
     Raises VerificationError where the runtime contradicts a bound or a proof.
     """
-    program, x = copy.deepcopy(artifact.program), x_BCHW.double()
-    logits_BK = artifact.run(x_BCHW)
-    check_logits(logits_BK, y_B)
-    if artifact.is_rounded:
-        box = ball(x, radius, options.get("low", 0.0), options.get("high", 1.0))
-        margin_B = _margin_of_rounded(program, x, box, logits_BK)
+    program, x = copy.deepcopy(artifact.program), x_BCHW.detach().double()
+    box = ball(x, radius, options.get("low", 0.0), options.get("high", 1.0))
+    error = allow_for_float32(program, *box) if artifact.is_rounded else None
+
+    def run(points: Tensor) -> Tensor:
+        logits_BK = artifact.run(points)
+        _check_runtime(program, error, points.double(), logits_BK)
+        return logits_BK
+
+    logits_BK = run(x_BCHW)
+    if error is None:
+        margin_B = 4.0 * (logits_BK - _in_batches(program, x)).abs().amax(1)
     else:
-        margin_B = _margin_of_float32(program, x, logits_BK)
+        margin_B = x.new_full((len(x),), 2.0 * error)
     found = verify(program, x, y_B, radius, margin=margin_B, **options)
     started = time.perf_counter()
     is_right = (logits_BK.argmax(1) == y_B).tolist()
-    refuted = _attack(artifact, x_BCHW.detach(), y_B, radius, found, options)
+    refuted = _attack(replace(artifact, run=run), x_BCHW.detach(), y_B, radius, found, options)
     return _judged(found, is_right, refuted, time.perf_counter() - started)
 
 
-def _margin_of_rounded(
-    program: Program, x: Tensor, box: tuple[Tensor, Tensor], logits_BK: Tensor
-) -> Tensor:
-    """What float32 may change of a margin; the runtime's logits must lie within the bounds at x."""
-    error = allow_for_float32(program, *box)
-    interval = IntervalPass(program)
-    for i in torch.arange(len(x), device=x.device).split(100):
-        lower, upper = interval.bounds(x[i], x[i])
-        slack = error + FLOAT32 * 1e-6 * upper.abs()
-        if not ((logits_BK[i] >= lower - slack) & (logits_BK[i] <= upper + slack)).all():
-            beyond = torch.maximum(lower - logits_BK[i], logits_BK[i] - upper).max()
-            raise VerificationError(
-                f"the runtime's logits are up to {float(beyond):.3g} beyond what the weights and "
-                "roundings in the file allow: it computes something else, and nothing is certified"
-            )
-    return x.new_full((len(x),), 2.0 * error)
+def _check_runtime(program: Program, error: float | None, x: Tensor, logits_BK: Tensor) -> None:
+    """Raise VerificationError for logits that are not what was read from the file computes.
 
-
-def _margin_of_float32(program: Program, x: Tensor, logits_BK: Tensor) -> Tensor:
-    precise_BK = torch.cat([program(part) for part in x.split(100)])
-    off_B = (logits_BK.double() - precise_BK).abs().amax(1)
-    allowed = FLOAT32 * max(1.0, float(precise_BK.abs().max()))
-    if not (off_B <= allowed).all():
+    Of rounded networks with tolerances, bounds at x itself tell what float32, off by `error`, may
+    make of it; others may differ by FLOAT32.
+    """
+    if error is None:
+        lower = upper = _in_batches(program, x)
+        error = FLOAT32 * max(1.0, float(lower.abs().max()))
+    else:
+        interval = IntervalPass(program)
+        parts = [interval.bounds(part, part) for part in x.split(_BATCH)]
+        lower, upper = (torch.cat(ends) for ends in zip(*parts, strict=True))
+    if logits_BK.shape != lower.shape:
         raise VerificationError(
-            f"the runtime's logits are up to {float(off_B.max()):.3g} from those of the weights in "
-            f"the file, where {allowed:.3g} is allowed: nothing is certified"
+            f"the runtime returns shape {tuple(logits_BK.shape)}, where the network in the file "
+            f"has logits of shape {tuple(lower.shape)}"
         )
-    return 4.0 * off_B
+    beyond = torch.maximum(lower - logits_BK, logits_BK - upper).max()
+    if not beyond <= error * (1.0 + 1e-9):
+        raise VerificationError(
+            f"the runtime's logits are up to {float(beyond):.3g} off what the weights in the file "
+            f"make of the same input, where {error:.3g} is allowed: it computes something else, "
+            "and nothing is certified"
+        )
+
+
+def _in_batches(program: Program, x: Tensor) -> Tensor:
+    return torch.cat([program(part) for part in x.split(_BATCH)])
 
 
 def _attack(
@@ -129,7 +136,7 @@ def _attack(
     start = start.clamp(lower, upper)
     refuted = _wrong(artifact, start, y_B)
     steps = options.get("attack_steps", _STEPS)
-    for i in torch.arange(len(x), device=x.device).split(options.get("batch_size", 100)):
+    for i in torch.arange(len(x), device=x.device).split(_BATCH):
         # As far as it goes, since the runtime is not quite the network that is climbed.
         ends = lower[i].double(), upper[i].double()
         objective = partial(_wrongness, artifact.program, y_B[i])
