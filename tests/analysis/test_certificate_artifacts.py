@@ -17,7 +17,7 @@ from analysis.certificate import verify_ticket
 from analysis.errors import TicketError
 from analysis.export import export_ticket
 from analysis.exports import add
-from analysis.manifest import Manifest, read_manifest, write_manifest
+from analysis.manifest import Manifest, digest, read_manifest, write_manifest
 from analysis.ticket import Ticket, load_ticket, save_ticket
 from trainers.data import load_data
 from trainers.lowering.runtime import OnnxNetwork
@@ -213,13 +213,17 @@ def test_a_runtime_that_contradicts_a_proof_is_an_error(folder: Path, monkeypatc
 # Earlier certificates -----------------------------------------------------------------------------
 
 
+def sealed(document: dict[str, Any]) -> str:
+    return json.dumps({**document, "digest": digest(document)})
+
+
 def forge(folder: Path, old: str, new: str) -> int:
     path = folder / "certificate.json"
     document = json.loads(path.read_text())
     (result,) = next(a for a in document["artifacts"] if a["file"] == "int8.onnx")["results"]
     index = result["verdicts"].index(old)
     result["verdicts"][index] = new
-    path.write_text(json.dumps(document))
+    path.write_text(sealed(document))
     return index
 
 
@@ -243,7 +247,7 @@ def test_figures_of_a_file_must_agree_with_an_earlier_certificate(certified_copy
     document = json.loads(path.read_text())
     artifact = next(a for a in document["artifacts"] if a["file"] == "int8.onnx")
     artifact["results"][0]["verified_accuracy"] -= 3 / N
-    path.write_text(json.dumps(document))
+    path.write_text(sealed(document))
     with pytest.raises(TicketError, match=r"examples by ibp\+.*, of int8\.onnx, but certifying"):
         verify_ticket(certified_copy, **QUESTION)
 
@@ -266,7 +270,8 @@ def test_certificates_of_the_second_schema_are_read(certified_copy: Path) -> Non
     path = certified_copy / "certificate.json"
     document = json.loads(path.read_text())
     document["schema_version"] = 2
-    del document["artifacts"]
+    for name in ("artifacts", "digest", "text"):  # of the third
+        del document[name]
     document["results"][0]["verdicts"] = ["verified"] * N
     path.write_text(json.dumps(document))
     with pytest.raises(TicketError, match=r"is verified at radius 0\.05, but now it is"):
