@@ -8,6 +8,8 @@ from analysis.graft import GraftReport, graft_ticket
 from analysis.pareto import pareto_front
 from analysis.plots import plot_front
 from analysis.plots_curve import plot_curve
+from analysis.registry import register_ticket
+from analysis.report import write_report
 from analysis.retrain import RetrainReport, retrain_ticket
 from analysis.ticket import Ticket, load_ticket, save_ticket
 
@@ -26,7 +28,9 @@ __all__ = [
     "pareto_front",
     "plot_curve",
     "plot_front",
+    "register_ticket",
     "retrain_ticket",
     "save_ticket",
     "verify_ticket",
+    "write_report",
 ]

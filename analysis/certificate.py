@@ -17,7 +17,14 @@ from analysis.certificate_artifacts import (
     choose_artifacts,
     judge_artifacts,
 )
-from analysis.certificate_claims import CERTIFICATE, check_earlier, check_own_figures
+from analysis.certificate_claims import (
+    CERTIFICATE,
+    CERTIFICATE_TEXT,
+    COUNTEREXAMPLES,
+    check_earlier,
+    check_own_figures,
+    read_certificate,
+)
 from analysis.certificate_model import (
     Certificate,
     CertifiedRadius,
@@ -38,8 +45,6 @@ from trainers.verify import AVAILABLE_METHODS
 
 __all__ = ["Certificate", "RadiusResult", "verify_ticket", "wilson"]
 
-CERTIFICATE_TEXT = "certificate.md"
-COUNTEREXAMPLES = "counterexamples.safetensors"
 SPLITS = ("train", "validation", "test")
 _STEPS_OF_BISECTION = 64
 
@@ -78,6 +83,7 @@ def verify_ticket(
     """
     folder, limits = Path(folder), Limits.from_now(timeout_s, budget_s, workers)
     ticket = load_ticket(folder)
+    read_certificate(folder)  # what is wrong with an earlier one is told before the work
     evaluation = ticket.config.evaluation
     question = _Question(
         tuple(dict.fromkeys(radii or (evaluation.radius, *evaluation.radii))),
@@ -90,6 +96,8 @@ def verify_ticket(
     judge = Judge(ticket, folder, limits)
     _check_cost(ticket, folder)
     certificate, counterexamples = _certify(judge, question)
+    text = to_markdown(certificate, ticket).encode()
+    certificate = certificate.model_copy(update={"text": sha256(text)})
     if check_earlier(certificate, folder):
         warnings.warn(
             f"{folder / CERTIFICATE} was kept: it says as much of every example as this "
@@ -98,7 +106,7 @@ def verify_ticket(
             stacklevel=2,
         )
     else:
-        _write(folder, certificate, counterexamples, ticket)
+        _write(folder, certificate, text, counterexamples)
     return certificate
 
 
@@ -228,13 +236,13 @@ def _pack_counterexamples(found: Mapping[str, Results]) -> bytes | None:
 
 
 def _write(
-    folder: Path, certificate: Certificate, counterexamples: bytes | None, ticket: Ticket
+    folder: Path, certificate: Certificate, text: bytes, counterexamples: bytes | None
 ) -> None:
     if counterexamples is None:
         (folder / COUNTEREXAMPLES).unlink(missing_ok=True)
     else:
         write_whole(folder / COUNTEREXAMPLES, counterexamples)
-    write_whole(folder / CERTIFICATE_TEXT, to_markdown(certificate, ticket).encode())
+    write_whole(folder / CERTIFICATE_TEXT, text)
     write_whole(folder / CERTIFICATE, (certificate.to_json() + "\n").encode())
 
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from analysis.certificate_model import (
     SCHEMA_VERSION,
     Certificate,
@@ -21,10 +19,13 @@ from analysis.certificate_model import (
 )
 from analysis.errors import TicketError
 from analysis.judge import Judge
-from analysis.manifest import MANIFEST
+from analysis.manifest import MANIFEST, digest, sha256
 from trainers.evaluate import first_examples
 
 CERTIFICATE = "certificate.json"
+CERTIFICATE_TEXT = "certificate.md"
+COUNTEREXAMPLES = "counterexamples.safetensors"
+_SEALED_SINCE = 3  # schema_version
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def check_earlier(certificate: Certificate, folder: Path) -> bool:
     """
     path = folder / CERTIFICATE
     _check_verdicts(certificate, certificate, "this verification")
-    earlier = _read(path)
+    earlier = read_certificate(folder)
     if earlier is None or _subject(earlier) != _subject(certificate):
         return False
     if _question(earlier) == _question(certificate):
@@ -213,18 +214,42 @@ def _says(verdict: str, radius: float) -> str:
     return verdict if verdict == "misclassified" else f"{verdict} at radius {radius:g}"
 
 
-def _read(path: Path) -> Certificate | None:
+def read_certificate(folder: Path) -> Certificate | None:
+    """The certificate in a ticket's folder, if there is one, with the files that belong to it.
+
+    TicketError naming the file when one of them is not as it was written.
+    """
+    path = folder / CERTIFICATE
     if not path.exists():
         return None
     try:
         document = json.loads(path.read_bytes())
-        document.pop("summary")
         version = document.get("schema_version")
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise ValueError(f"schema_version is {version}; known are those up to {SCHEMA_VERSION}")
-        return Certificate.model_validate(document)
-    except (OSError, ValueError, KeyError, AttributeError, ValidationError) as error:
+        seal = document.pop("digest", None)
+        if seal != digest(document) and (seal is not None or version >= _SEALED_SINCE):
+            raise ValueError(f"its digest is {seal!r}, but its content gives {digest(document)}")
+        document.pop("summary")
+        certificate = Certificate.model_validate(document)
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         raise TicketError(
-            f"{path} is not a certificate that this version wrote or can read ({error}): delete "
-            "it, and verify again"
+            f"{path} is not a certificate as this version wrote it or can read it ({error}): "
+            "delete it, and verify again"
         ) from error
+    if certificate.text:
+        _check_beside(path, CERTIFICATE_TEXT, certificate.text)
+    if certificate.counterexamples:
+        _check_beside(path, COUNTEREXAMPLES, certificate.counterexamples)
+    return certificate
+
+
+def _check_beside(path: Path, name: str, recorded: str) -> None:
+    """Raise TicketError unless the file beside the certificate is the one that it is of."""
+    beside = path.with_name(name)
+    found = sha256(beside.read_bytes()) if beside.exists() else "missing"
+    if found != recorded:
+        raise TicketError(
+            f"{beside} is not what was written with {path.name}: its sha256 is {found}, but "
+            f"{path.name} says {recorded}. Delete {path.name}, and verify again"
+        )

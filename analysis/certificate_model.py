@@ -12,13 +12,13 @@ from typing import Literal
 from pydantic import Field
 
 from analysis.intervals import wilson
-from analysis.manifest import OnnxCheck
+from analysis.manifest import OnnxCheck, digest
 from spaces.base import Config
 from trainers.verify import CertifiedRadii, VerificationResult
 
 SCHEMA_VERSION = 3
 """1 had no steps, tolerances, second opinion or certified radii, and a time limit per radius; 2 no
-artifacts."""
+artifacts and no digest."""
 
 
 class Step(Config):
@@ -220,6 +220,7 @@ class Certificate(Config):
     results: tuple[RadiusResult, ...]
     certified_radius: CertifiedRadius | None = None
     artifacts: tuple[ArtifactRecord, ...] = Field((), description="The files that ship.")
+    text: str = Field("", description="sha256 of certificate.md.")
 
     @property
     def summary(self) -> list[dict[str, float | int | str]]:
@@ -244,9 +245,9 @@ class Certificate(Config):
         ]
 
     def to_json(self) -> str:
-        """The certificate with its per-example verdicts as one JSON document."""
+        """The certificate and its per-example verdicts as one JSON document with a digest."""
         document = {**self.model_dump(mode="json"), "summary": self.summary}
-        return json.dumps(document, indent=1, allow_nan=False)
+        return json.dumps({**document, "digest": digest(document)}, indent=1, allow_nan=False)
 
 
 def _open_relus(counts: Mapping[int, int]) -> OpenRelus | None:

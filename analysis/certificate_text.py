@@ -13,7 +13,7 @@ from analysis.certificate_model import (
 )
 from analysis.ticket import Ticket
 
-_STEPS = {
+STEPS = {
     "natural": "the network is right without any change",
     "ibp": "interval bounds",
     "pgd": "attack by projected gradient descent, its find replayed",
@@ -23,6 +23,15 @@ _STEPS = {
     "exact": "mixed-integer programs, solved by HiGHS",
     "replay": "attack on the file itself, as its runtime computes it",
 }
+
+MEANING = (
+    "*Verified* means: the network classifies the example correctly, and a proof says that no "
+    "change of each input value by at most the radius (l-infinity, in data units, within "
+    "[0, 1]) changes the class. *Falsified*: an input within the radius that changes the class "
+    "was found, and replayed through the network. *Unknown*: neither, within the time given or "
+    "because the margin is too near to zero to tell; such examples count as not verified. "
+    "Intervals are 95 % (Wilson), for other examples drawn like these."
+)
 
 
 _COLUMNS = (
@@ -58,14 +67,7 @@ def _subject(certificate: Certificate, ticket: Ticket) -> Iterator[str]:
 
 
 def _accuracies(certificate: Certificate) -> Iterator[str]:
-    yield (
-        "*Verified* means: the network classifies the example correctly, and a proof says that no "
-        "change of each input value by at most the radius (l-infinity, in data units, within "
-        "[0, 1]) changes the class. *Falsified*: an input within the radius that changes the class "
-        "was found, and replayed through the network. *Unknown*: neither, within the time given or "
-        "because the margin is too near to zero to tell; such examples count as not verified. "
-        "Intervals are 95 % (Wilson), for other examples drawn like these."
-    )
+    yield MEANING
     yield ""
     yield _COLUMNS
     yield "|---:" * 10 + "|"
@@ -88,7 +90,7 @@ def _how(certificate: Certificate) -> Iterator[str]:
     yield ""
     yield (
         f"Cascade: {certificate.bound}, cheap steps first; an example stops at the first step that "
-        f"decides it. {_limits(certificate)}"
+        f"decides it. {limits_text(certificate)}"
     )
     yield ""
     yield "| radius | step | examples that came to it | decided | seconds |"
@@ -96,7 +98,7 @@ def _how(certificate: Certificate) -> Iterator[str]:
     for result in certificate.results:
         for step in result.steps:
             yield (
-                f"| {result.radius:g} | {step.name}: {_STEPS.get(step.name, '')} | "
+                f"| {result.radius:g} | {step.name}: {STEPS.get(step.name, '')} | "
                 f"{step.num_examples} | {step.num_decided} | {step.seconds:.2f} |"
             )
         for name in ("larger radius", "smaller radius"):
@@ -105,13 +107,15 @@ def _how(certificate: Certificate) -> Iterator[str]:
     yield ""
     for result in certificate.results:
         if result.open_relus is not None:
-            yield _relus(result.radius, result.open_relus)
+            yield relus_text(result.radius, result.open_relus)
             yield ""
-    yield _tolerances(certificate)
+    yield tolerances_text(certificate)
     yield ""
 
 
-def _limits(certificate: Certificate) -> str:
+def limits_text(certificate: Certificate) -> str:
+    """How much time verification had, as a sentence."""
+
     def limit(seconds: float | None, what: str) -> str:
         return f"no limit {what}" if seconds is None else f"{seconds:g} s {what}"
 
@@ -122,7 +126,8 @@ def _limits(certificate: Certificate) -> str:
     return text + "."
 
 
-def _relus(radius: float, relus: OpenRelus) -> str:
+def relus_text(radius: float, relus: OpenRelus) -> str:
+    """How hard the programs were that came to the solver, as a sentence."""
     return (
         f"At radius {radius:g}, {relus.num_examples} examples came to the solver; ReLUs that "
         "CROWN's bounds left on either side of zero, each a binary of their programs: median "
@@ -130,7 +135,8 @@ def _relus(radius: float, relus: OpenRelus) -> str:
     )
 
 
-def _tolerances(certificate: Certificate) -> str:
+def tolerances_text(certificate: Certificate) -> str:
+    """What rounding and the solver are trusted with."""
     text = f"Bounds are computed in {certificate.results[0].precision}"
     told = certificate.tolerances
     if not told:
@@ -202,7 +208,7 @@ def _checks(certificate: Certificate) -> Iterator[str]:
     yield from (f"- {name}, sha256 `{digest}`" for name, digest in certificate.files.items())
     yield f"- {certificate.split} split, sha256 `{certificate.split_fingerprint}`"
     yield f"- {_onnx(certificate)}"
-    yield f"- {_second_opinion(certificate)}"
+    yield f"- {second_opinion_text(certificate)}"
     if (own := certificate.own_figures) is not None:
         late = f", {own.num_timeouts} examples short of time" if own.num_timeouts else ""
         yield (
@@ -233,7 +239,8 @@ def _onnx(certificate: Certificate) -> str:
     )
 
 
-def _second_opinion(certificate: Certificate) -> str:
+def second_opinion_text(certificate: Certificate) -> str:
+    """How our bounds compared with another program's, without a full stop."""
     found = certificate.second_opinion
     if found is None:
         return "bounds were not compared with another program's"

@@ -59,6 +59,19 @@ def export_ticket(
     return Path(folder)
 
 
+def chosen_ticket(
+    source: Studies | Trial,
+    *,
+    run: str | None = None,
+    best: str | None = None,
+    where: Sequence[str | Constraint] = (),
+    tracking_uri: str | None = None,
+) -> Path | Trial:
+    """The folder or the trial that `export_ticket` means by the same arguments; FrontError."""
+    given = _ticket_folder(source, run, best, where)
+    return _choose(source, run, best, where, tracking_uri) if given is None else given
+
+
 def _ticket_folder(
     source: Studies | Trial, run: str | None, best: str | None, where: Sequence[str | Constraint]
 ) -> Path | None:

@@ -146,7 +146,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     files = {name: sha256((folder / name).read_bytes()) for name in sorted(_names(manifest))}
     listed = manifest.model_copy(update={"files": files})
     body = listed.model_dump(mode="json")
-    sealed = {**body, "digest": _digest(body)}
+    sealed = {**body, "digest": digest(body)}
     text = json.dumps(sealed, indent=2, sort_keys=True, allow_nan=False) + "\n"
     write_whole(folder / MANIFEST, text.encode())
     return listed.model_copy(update={"digest": sealed["digest"]})
@@ -165,10 +165,10 @@ def read_manifest(folder: Path) -> Manifest:
             f"{min(_MIGRATIONS)} to {SCHEMA_VERSION}: use the goldenticket version that wrote the "
             f"ticket ({body.get('code_version', 'unknown')})"
         )
-    if body.get("digest") != _digest(body):
+    if body.get("digest") != digest(body):
         raise TicketError(
             f"{path} was changed after it was written: it says that its digest is "
-            f"{body.get('digest')}, but its content gives {_digest(body)}. Export the ticket again"
+            f"{body.get('digest')}, but its content gives {digest(body)}. Export the ticket again"
         )
     try:
         manifest = Manifest.model_validate(_migrated(body, folder))
@@ -239,7 +239,8 @@ def _exports_of_1(check: dict[str, Any] | None, folder: Path) -> dict[str, Any]:
 _MIGRATIONS: Mapping[int, Callable[[dict[str, Any], Path], dict[str, Any]]] = {1: _from_1}
 
 
-def _digest(body: dict[str, Any]) -> str:
+def digest(body: Mapping[str, Any]) -> str:
+    """sha256 of a JSON object's fields without `digest`, by which an edit of it is seen."""
     rest = {key: value for key, value in body.items() if key != "digest"}
     return sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode())
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -17,6 +13,7 @@ from torch import Tensor, nn
 from analysis.errors import TicketError
 from analysis.files import write_whole
 from analysis.manifest import OnnxCheck
+from analysis.quiet import quiet
 from analysis.version import library_version
 from trainers.lowering.onnx_writer import INPUT, OUTPUT
 from trainers.lowering.runtime import ORT_ERRORS
@@ -34,7 +31,7 @@ def onnx_bytes(model: nn.Module, input_shape: tuple[int, ...]) -> bytes:
     x_BCHW = torch.zeros(2, *input_shape)
     batch = torch.export.Dim("batch")
     try:
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
                 model,
                 (x_BCHW,),
@@ -106,16 +103,3 @@ def _without_notes(model: onnx.ModelProto) -> bytes:
     for value in graph.value_info:
         value.ClearField("metadata_props")
     return bytes(model.SerializeToString())
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress and advice away from the user's terminal."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)

@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullLocator
-from matplotlib.transforms import Bbox
 
 from analysis.errors import FrontError
 from analysis.front import Front
+from analysis.plot_labels import Point, label_points
 from analysis.plot_style import (
     FAINT,
     GRID,
@@ -99,7 +98,7 @@ def _draw(front: Front) -> Figure:
             handlelength=1,
             handletextpad=0.3,
         )
-    _label(figure, axes, front, visible)
+    _label(axes, front, visible)
     return figure
 
 
@@ -176,66 +175,19 @@ def _titles(figure: Figure, front: Front) -> None:
     figure.text(LEFT, 0.873, "  ·  ".join(notes), fontsize=8.5, color=MUTED)
 
 
-def _label(figure: Figure, axes: Axes, front: Front, faint: Sequence[Trial]) -> None:
-    """Put each label at the first place around its point where it covers nothing."""
-    members, names = front.members, front.labels()
-    figure.canvas.draw()
-    taken = [_around(axes, trial, 11.0) for trial in members]
-    taken += [_around(axes, trial, 4.0) for trial in faint]
-    frame = axes.get_window_extent()
-    for index, trial in enumerate(members[:MAX_LABELS]):
-        text = axes.annotate(
-            f"#{names[trial.run_id]}" + _density(trial),
-            (trial.metrics[X], trial.metrics[Y]),
-            xytext=(0, 0),
-            textcoords="offset points",
-            fontsize=8.5,
-            color=INK,
-            zorder=4,
-            path_effects=[patheffects.withStroke(linewidth=2.5, foreground="white")],
-        )
-        blocked = taken[:index] + taken[index + 1 :]
-        best: tuple[float, int] | None = None
-        for order, (dx, dy, ha, va) in enumerate(_PLACES):
-            text.set(position=(dx, dy), ha=ha, va=va)
-            box = text.get_window_extent()
-            cost = sum(_overlap(box, other) for other in blocked)
-            cost += box.width * box.height - _overlap(box, frame)
-            if best is None or cost < best[0]:
-                best = (cost, order)
-        assert best is not None
-        dx, dy, ha, va = _PLACES[best[1]]
-        text.set(position=(dx, dy), ha=ha, va=va)
-        taken.append(text.get_window_extent())
-
-
-_PLACES = (
-    (10, 0, "left", "center"),
-    (-10, 0, "right", "center"),
-    (0, 10, "center", "bottom"),
-    (0, -10, "center", "top"),
-    (8, 7, "left", "bottom"),
-    (8, -7, "left", "top"),
-    (-8, 7, "right", "bottom"),
-    (-8, -7, "right", "top"),
-    (0, 21, "center", "bottom"),
-    (0, -21, "center", "top"),
-    (22, 14, "left", "bottom"),
-    (22, -14, "left", "top"),
-)
+def _label(axes: Axes, front: Front, faint: Sequence[Trial]) -> None:
+    names = front.labels()
+    texts = [
+        f"#{names[t.run_id]}" + _density(t) if i < MAX_LABELS else ""
+        for i, t in enumerate(front.members)
+    ]
+    points = [
+        Point(t.metrics[X], t.metrics[Y], 11.0, text)
+        for t, text in zip(front.members, texts, strict=True)
+    ]
+    label_points(axes, points, [Point(t.metrics[X], t.metrics[Y], 4.0) for t in faint])
 
 
 def _density(trial: Trial) -> str:
     density = trial.metrics.get("density")
     return "" if density is None else f"  {100 * density:.2g} %"
-
-
-def _around(axes: Axes, trial: Trial, half: float) -> Bbox:
-    x, y = axes.transData.transform((trial.metrics[X], trial.metrics[Y]))
-    return Bbox.from_extents(x - half, y - half, x + half, y + half)
-
-
-def _overlap(a: Bbox, b: Bbox) -> float:
-    width = min(a.x1, b.x1) - max(a.x0, b.x0)
-    height = min(a.y1, b.y1) - max(a.y0, b.y0)
-    return max(0.0, width) * max(0.0, height)

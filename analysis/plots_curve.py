@@ -65,7 +65,7 @@ def _draw(certificate: Certificate, radii: CertifiedRadius) -> Figure:
     axes.plot([0.0], [natural], "o", color=INK, clip_on=False, zorder=4, label=label)
     axes.plot(*verified, color=INK, linewidth=2.0, label="verified")
     axes.plot(*upper, color=MUTED, linewidth=1.3, linestyle=(0, (4, 2)), label="not falsified")
-    _between(axes, verified, upper)
+    shade_between(axes, verified, upper)
     axes.set_xlim(0.0, radii.largest)
     axes.set_ylim(0.0, min(1.0, natural * 1.1) + 0.02)
     axes.set_xlabel("radius (l∞, in data units: the range of an input is 0 to 1)", loc="left")
@@ -93,7 +93,7 @@ def _share(limits: Sequence[float], radius: float) -> float:
     return sum(limit >= radius for limit in limits) / len(limits)
 
 
-def _between(axes: Axes, verified: Steps, upper: Steps) -> None:
+def shade_between(axes: Axes, verified: Steps, upper: Steps) -> None:
     """Shade what is neither verified nor falsified: back along the lower steps."""
     xs, ys = [*upper[0], *reversed(verified[0])], [*upper[1], *reversed(verified[1])]
     axes.fill(xs, ys, color=FAINT, alpha=0.45, linewidth=0.0, label="open")

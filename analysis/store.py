@@ -169,8 +169,12 @@ def _resolve(
     if isinstance(study, Path) or study.endswith((".yaml", ".yml")):
         config = StudyConfig.from_yaml(study)
         return config.name, tracking_uri or config.tracking.uri, tuple(config.objectives)
-    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-    return study, uri, None
+    return study, store_address(tracking_uri), None
+
+
+def store_address(given: str | None) -> str:
+    """The address of the tracking store: the given one, the environment's, or the usual file."""
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
 
 def _searches(

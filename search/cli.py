@@ -21,6 +21,7 @@ from rich.console import Console
 from search.cli_cluster import cluster_app, search_as_job
 from search.cli_control import pause, stop
 from search.cli_front import RULES, TrackingUri, export, front, print_front
+from search.cli_report import report
 from search.cli_retrain import retrain
 from search.cli_space import StudyFile, space_app
 from search.cli_ticket import graft, verify
@@ -127,7 +128,7 @@ def search(
     _export_best(study, best, output, max(_LEAST_S, certification_budget(result.records)))
 
 
-for verb in (pause, stop, front, export, verify, graft, retrain):
+for verb in (pause, stop, front, export, report, verify, graft, retrain):
     app.command()(verb)
 
 

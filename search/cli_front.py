@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 
-from search.display import stdout
+from search.display import stderr, stdout
 from search.display_front import WIDTH, front_table
 from spaces.base import ConfigError
 from spaces.metrics import metric
@@ -134,25 +133,41 @@ def export(
     csr: Annotated[
         bool, typer.Option("--csr", help="csr.safetensors: sparse rows, for other runtimes.")
     ] = False,
+    register: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Register it as a version of this MLflow model, too."),
+    ] = None,
     tracking_uri: TrackingUri = None,
 ) -> None:
     """Write the ticket of one trial, or of a ticket's folder, and what ships, checked and timed."""
-    from analysis import export_ticket, load_ticket  # noqa: PLC0415
+    from analysis import export_ticket, load_ticket, register_ticket  # noqa: PLC0415
+    from analysis.export import chosen_ticket  # noqa: PLC0415
+    from analysis.recorded import Trial  # noqa: PLC0415
+    from analysis.registry import check_registry  # noqa: PLC0415
     from search.display_exports import exports_table  # noqa: PLC0415
 
+    source = chosen_ticket(
+        studies, run=run, best=best, where=where or (), tracking_uri=tracking_uri
+    )
+    uri, run_id = tracking_uri, None
+    if isinstance(source, Trial):
+        uri, run_id = source.tracking_uri, source.run_id
+    if register is not None:
+        if not (onnx or compact):
+            raise ConfigError("--register takes model.onnx or compact.onnx: leave --no-onnx out")
+        check_registry(register, uri)
     chosen = {"onnx": onnx, "compact": compact, "int8": int8, "c": c, "csr": csr}
     folder = export_ticket(
-        studies,
+        source,
         to,
-        run=run,
-        best=best,
-        where=where or (),
-        tracking_uri=tracking_uri,
         routes=[route for route, wanted in chosen.items() if wanted],
     )
     ticket = load_ticket(folder)
     if ticket.exports:
-        Console(stderr=True).print(exports_table(ticket))
+        stderr().print(exports_table(ticket))
+    if register is not None:
+        version = register_ticket(folder, register, uri, run_id=run_id)
+        print(f"registered: models:/{register}/{version}", file=sys.stderr)
     print(f"next: goldenticket verify {shlex.quote(str(folder))}", file=sys.stderr)
     print(folder)
 

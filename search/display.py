@@ -43,6 +43,11 @@ def stdout() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=160)
 
 
+def stderr() -> Console:
+    """Standard error, in the same way: for tables beside a result that scripts read."""
+    return Console(stderr=True, width=None if sys.stderr.isatty() else 160)
+
+
 def duration(seconds: float) -> str:
     """`0.3 s`, `42 s`, `3:07 min` or `2:05 h`."""
     if seconds < 9.95:

@@ -13,7 +13,7 @@ import torch
 from analysis.certificate import Certificate, verify_ticket, wilson
 from analysis.errors import CertificateKept, TicketError
 from analysis.exports import add_exports
-from analysis.manifest import Provenance, read_manifest, sha256
+from analysis.manifest import Provenance, digest, read_manifest, sha256
 from analysis.ticket import Ticket, load_ticket, save_ticket
 from trainers.data import load_data
 
@@ -180,6 +180,13 @@ def test_an_edited_certificate_is_an_error(folder: Path) -> None:
     verify_ticket(folder, radii=[0.01], examples=40)
     path = folder / "certificate.json"
     text = re.sub(r'"verified_accuracy": [\d.]+', '"verified_accuracy": 0.987', path.read_text())
+    path.write_text(text)
+    with pytest.raises(
+        TicketError, match=r"certificate\.json is not a certificate .*its digest is"
+    ):
+        verify_ticket(folder, radii=[0.01], examples=40)
+    document = json.loads(text)
+    text = json.dumps({**document, "digest": digest(document)})
     path.write_text(text)
     with pytest.raises(TicketError, match=r"certificate\.json claims verified_accuracy 0\.9870"):
         verify_ticket(folder, radii=[0.01], examples=40)

@@ -13,6 +13,7 @@ from torch import nn
 from analysis import judge
 from analysis.certificate import verify_ticket
 from analysis.errors import TicketError
+from analysis.manifest import digest
 from analysis.ticket import Ticket, save_ticket
 from trainers.errors import UnsupportedLayer, VerificationError
 from trainers.verify import SecondOpinion
@@ -26,11 +27,11 @@ def folder(ticket: Ticket, tmp_path: Path) -> Path:
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Forge the certificate of a folder."""
+    """Forge the certificate of a folder, seal and all."""
     path = folder / "certificate.json"
     document = json.loads(path.read_text())
     change(document)
-    path.write_text(json.dumps(document))
+    path.write_text(json.dumps({**document, "digest": digest(document)}))
 
 
 def test_verdicts_are_exact_by_default(folder: Path) -> None:

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize(
     "verb",
-    ["", "search", "front", "export", "verify", "graft", "retrain", "space", "space show",
+    ["", "search", "front", "export", "report", "verify", "graft", "retrain", "space", "space show",
      "space sample", "space schema"],
 )  # fmt: skip
 @pytest.mark.parametrize("option", ["--help", "-h"])
@@ -48,6 +48,7 @@ def test_every_verb_has_help(tmp_path: Path, verb: str, option: str) -> None:
         "search study.yaml --executor slurm",
         "front tiny --format xml",
         "export tiny --best knee",
+        "report tiny",
         "verify ticket --split tets",
         "verify ticket --radius big",
         "verify ticket --examples all",

@@ -174,6 +174,17 @@ def test_a_front_is_thinned_and_measured(home: Home) -> None:
     assert "hypervolume " in home.run("front", "study.yaml", "--reference", point).out
 
 
+def test_a_report_is_one_page_that_is_kept_with_the_study(home: Home, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    answer = home.run("report", "study.yaml", "--to", page, "--ticket", "tickets/tiny")
+    assert answer.code == 0, answer.err
+    assert answer.out == f"{page}\n"
+    assert "under report/" in answer.err
+    text = page.read_text()
+    assert "goldenticket verify tickets/tiny --split test" in text
+    assert "On the first " in text
+
+
 def test_a_study_is_found_by_its_name_too(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     store = f"sqlite:///{home.folder}/mlflow.db"
     by_file = home.run("front", "study.yaml", "--format", "csv")
@@ -185,7 +196,11 @@ def test_a_study_is_found_by_its_name_too(home: Home, monkeypatch: pytest.Monkey
 def test_an_exported_ticket_is_verified_from_its_folder_alone(home: Home, tmp_path: Path) -> None:
     folder = tmp_path / "my [b] ticket"
     exported = home.run("export", "study.yaml", "--best", "knee", "--to", folder)
-    assert exported == Answer(0, f"{folder}\n", f"next: goldenticket verify '{folder}'\n")
+    assert (exported.code, exported.out) == (0, f"{folder}\n")
+    assert exported.err.endswith(f"next: goldenticket verify '{folder}'\n")
+    title, _, heading, _, row, *_ = exported.err.splitlines()
+    assert (title, row.split()[0]) == ("Exports", "model.onnx")
+    assert heading.split()[:4] == ["files", "size", "xz", "1"]
     answer = run_in(tmp_path, "verify", folder, "--examples", "10", "--format", "json")
     document = json.loads(answer.out)
     assert (answer.code, answer.err) == (0, "")
@@ -265,6 +280,21 @@ def test_a_ticket_is_exported_by_the_beginning_of_a_run_id(home: Home, tmp_path:
     }
 
 
+@pytest.mark.parametrize(
+    ("words", "fragment"),
+    [
+        (["--register", "a/b"], "a model cannot be called 'a/b'"),
+        (["--register", "net", "--no-onnx"], "--register takes model.onnx or compact.onnx"),
+    ],
+)
+def test_what_cannot_be_registered_is_told_before_anything_is_written(
+    home: Home, tmp_path: Path, words: list[str], fragment: str
+) -> None:
+    answer = home.run("export", "tiny", "--best", "knee", "--to", tmp_path / "ticket", *words)
+    assert fragment in answer.message
+    assert not (tmp_path / "ticket").exists()
+
+
 def test_the_address_of_the_store_can_be_given(tmp_path: Path, empty_store: Path) -> None:
     write_study(tmp_path)
     shutil.copy(empty_store, tmp_path / "other.db")
@@ -330,6 +360,12 @@ def test_a_resumed_search_adds_what_is_missing(home: Home) -> None:
         ("front tiny --best knee --reference density=1", ["--reference", "--best"]),
         ("front tiny --plot front.pdf", ["front.pdf", ".png or .html"]),
         ("front tiny --plot no/such/folder/front.png", ["no/such/folder"]),
+        ("report tinny --to report.html", ["no study is called 'tinny'"]),
+        ("report tiny --to report.pdf", ["report.pdf", "must end in .html"]),
+        ("report tiny --to no/such/folder/r.html", ["there is no folder no/such/folder"]),
+        ("report tiny --to r.html --run 123 --best knee", ["--run and --best each name a ticket"]),
+        ("report tiny --to r.html --best smalest", ["'smalest'"]),
+        ("report tiny --to r.html --ticket nowhere", ["nowhere does not exist"]),
     ],
 )
 def test_wrong_questions(home: Home, words: str, fragments: list[str]) -> None:

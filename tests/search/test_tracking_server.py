@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mlflow.pyfunc
 import pytest
+import torch
+from cli_runs import run_in
 from mlflow.tracking import MlflowClient
 from mlflow_server import Server
 from toy_trials import ToyFactory, toy_study
@@ -18,7 +21,7 @@ from tracked import runs_of
 from analysis import export_ticket, load_front, load_ticket
 from analysis.recorded import Trial
 from analysis.store import read_study
-from search import Observer, TrialRecord, run_study
+from search import Observer, StudyResult, TrialRecord, run_study
 from search.tracking import update, writer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -108,9 +111,11 @@ def without_ids(what: Any) -> Any:
     return [without_ids(value) for value in what] if isinstance(what, list) else what
 
 
-def test_a_ticket_is_exported_from_a_servers_artifacts(server: Server, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def tiny(server: Server, tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
+    """A search with real trainings, recorded by the server as study `tiny`."""
     study = toy_study(
-        tmp_path,
+        tmp_path_factory.mktemp("tiny"),
         name="tiny",
         space={
             "model": {"family": "mlp", "widths": [16]},
@@ -121,12 +126,35 @@ def test_a_ticket_is_exported_from_a_servers_artifacts(server: Server, tmp_path:
         budget={"trials": 1, "epochs": 2},
         tracking={"uri": server.uri},
     )
-    result = run_study(study, "local")
+    return run_study(study, "local")
+
+
+def test_a_ticket_is_exported_from_a_servers_artifacts(
+    server: Server, tiny: StudyResult, tmp_path: Path
+) -> None:
     folder = export_ticket("tiny", tmp_path / "out", best="verified", tracking_uri=server.uri)
-    (record,) = result.front
+    (record,) = tiny.front
     assert load_ticket(folder).metrics == load_ticket(record.ticket).metrics  # type: ignore[arg-type]
     front = load_front("tiny", tracking_uri=server.uri)
     assert front.members[0].exact is not None
+
+
+def test_an_exported_ticket_is_registered_with_the_server(
+    server: Server, tiny: StudyResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = f"export tiny --best verified --to out --register net --tracking-uri {server.uri}"
+    answer = run_in(tmp_path, *words.split())
+    assert answer.code == 0, answer.err
+    assert answer.out == "out\n" and "registered: models:/net/1\n" in answer.err
+    (run,) = load_front("tiny", tracking_uri=server.uri).members
+    version = MlflowClient(server.uri).get_model_version("net", "1")
+    assert version.run_id == run.run_id
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    x = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = mlflow.pyfunc.load_model("models:/net/1").predict(x.numpy())["logits"]
+    with torch.no_grad():
+        expected = load_ticket(tmp_path / "out").model()(x)
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=0, atol=1e-5)
 
 
 class KillsTheServer(Observer):

@@ -82,8 +82,8 @@ class Data:
 
     mean, std: float32 on the CPU, (C,) for images and (F,) for features, after scaling to [0, 1].
     `class_names[k]` is the original label of class k. `scaling` takes raw values to [0, 1], so a
-    radius r means r * (high - low) in raw units. `config` loads the same data again; None for what
-    was put together by hand.
+    radius r means r * (high - low) in raw units. `config` loads the same data again (without
+    augment, which is of training); None for what was put together by hand.
     """
 
     name: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -65,7 +64,7 @@ def load_data(config: DataConfig, device: torch.device | str) -> Data:
     plain = config.model_copy(update={"augment": AugmentConfig()})
     data = _load(plain, torch.device(device))
     _check_augment(config.augment, data)
-    return data if config == plain else replace(data, config=config)
+    return data
 
 
 @lru_cache(maxsize=2)
