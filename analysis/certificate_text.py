@@ -156,7 +156,8 @@ def _artifacts(artifacts: Sequence[ArtifactRecord]) -> Iterator[str]:
     yield ""
     for artifact in artifacts:
         batch = f", for batches of {artifact.batch_size}" if artifact.batch_size else ""
-        yield f"- **{artifact.file}: {artifact.status}**{batch}. {artifact.how}."
+        how = artifact.how[:1].upper() + artifact.how[1:]
+        yield f"- **{artifact.file}: {artifact.status}**{batch}. {how}."
         if artifact.agreement is not None:
             yield (
                 f"  Against the ticket's weights on {artifact.num_examples} examples: the same "
