@@ -206,11 +206,13 @@ def _export_best(study: StudyConfig, rule: str, output: Path, budget_s: float) -
 
 def _next_steps(study: StudyConfig, folder: Path) -> str:
     uri, ticket = shlex.quote(study.tracking.uri), shlex.quote(str(folder))
+    shipped = shlex.quote(f"{folder}-shipped")
     store = "" if study.tracking == TrackingConfig() else f" --tracking-uri {uri}"
     uv = _as_typed()
     return (
         "Next:\n"
-        f"  {uv}goldenticket front {study.name}{store} --plot front.png\n"
+        f"  {uv}goldenticket report {study.name}{store} --ticket {ticket} --to report.html\n"
+        f"  {uv}goldenticket export {ticket} --compact --int8 --c --to {shipped}\n"
         f"  {uv}goldenticket verify {ticket} --radius {study.evaluation.radius:g}\n"
         f"  {uv}mlflow ui --backend-store-uri {uri}"
     )

@@ -78,7 +78,7 @@ def test_a_search_prints_the_front_and_exports_and_certifies_the_best(home: Home
     assert ", exported to tickets/tiny\n" in answer.out
     assert "Certificate: digits, test split, " in answer.out
     assert "goldenticket verify tickets/tiny --radius 0.05" in answer.out
-    assert f"goldenticket front tiny --tracking-uri sqlite:///{home.folder}" in answer.out
+    assert f"goldenticket report tiny --tracking-uri sqlite:///{home.folder}" in answer.out
     files = {path.name for path in (home.folder / "tickets" / "tiny").iterdir()}
     assert {"ticket.json", "ticket.safetensors", "model.onnx", "certificate.json"} <= files
     progress = [line for line in answer.err.splitlines() if " completed after 2 epochs" in line]
