@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.cli_front import Best, TrackingUri, Where
+from search.cli_front import Best, StudyNames, TrackingUri, Where
 from spaces import ConfigError
 
 if TYPE_CHECKING:
@@ -17,10 +17,7 @@ if TYPE_CHECKING:
 
 
 def report(
-    study: Annotated[
-        str,
-        typer.Argument(metavar="STUDY", help="A study's name in the tracking store, or its file."),
-    ],
+    studies: StudyNames,
     to: Annotated[Path, typer.Option(metavar="FILE.html", help="The page to write.")],
     run: Annotated[
         str | None, typer.Option(help="Run id of the trial that the last page is about.")
@@ -32,7 +29,7 @@ def report(
     ] = None,
     where: Where = None,
     objectives: Annotated[
-        str | None, typer.Option(help="Metrics separated by commas, instead of the study's.")
+        str | None, typer.Option(help="Metrics separated by commas, instead of the first study's.")
     ] = None,
     figures: Annotated[
         Path | None, typer.Option(help="Folder for all figures as PNG, for papers.")
@@ -55,7 +52,7 @@ def report(
     if best is not None:
         check_rule(best)
     names = None if objectives is None else [name.strip() for name in objectives.split(",")]
-    found = load_front(study, tracking_uri=tracking_uri, where=where or (), objectives=names)
+    found = load_front(studies, tracking_uri=tracking_uri, where=where or (), objectives=names)
     path = write_report(
         found,
         to,
@@ -65,7 +62,8 @@ def report(
         log=not no_log,
     )
     if not no_log:
-        kept = f"run {found.study.run_ids[0]} in {found.study.tracking_uri}"
+        first = found.studies[0]
+        kept = f"run {first.run_ids[0]} in {first.tracking_uri}"
         print(f"kept too with {kept}, under report/", file=sys.stderr)
     print(path)
 

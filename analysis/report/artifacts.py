@@ -56,9 +56,9 @@ def read_learning(trials: Sequence[Trial]) -> list[Learning]:
     """The curves of these trials; those without any are left out."""
     if not trials:
         return []
-    client = open_store(trials[0].tracking_uri)
-    with _readable(trials[0].tracking_uri):
-        found = [_learning(client, trial) for trial in trials]
+    clients = {uri: open_store(uri) for uri in {trial.tracking_uri for trial in trials}}
+    with _readable(", ".join(sorted(clients))):
+        found = [_learning(clients[trial.tracking_uri], trial) for trial in trials]
     return [learning for learning in found if learning.curves]
 
 

@@ -16,6 +16,14 @@ from analysis.recorded import StudyRecord, Trial
 from analysis.ticket import Ticket, load_ticket
 from spaces.trial import flatten
 
+_FIGURES = (
+    "natural_accuracy",
+    "verified_accuracy",
+    "density",
+    "num_active_parameters",
+    "inference_flops",
+    "training_flops",
+)
 _LONGEST = 497  # characters of a parameter that are recorded whatever its length
 
 
@@ -37,14 +45,13 @@ class Choice:
     @property
     def exports(self) -> dict[str, dict[str, Any]]:
         """The manifest's record of each route by which the ticket was exported."""
-        exports = self.manifest.model_dump(mode="json").get("exports", {})
-        return {name: dict(record) for name, record in exports.items()}
+        return dict(self.manifest.model_dump(mode="json")["exports"])
 
     @property
     def footprint(self) -> dict[str, Any] | None:
         """What the manifest says that the compacted network needs."""
-        found = self.manifest.model_dump(mode="json").get("footprint")
-        return None if found is None else dict(found)
+        footprint = self.manifest.footprint
+        return None if footprint is None else footprint.model_dump(mode="json")
 
 
 def from_folder(folder: str | Path, record: StudyRecord) -> Choice:
@@ -64,13 +71,17 @@ def from_trial(trial: Trial, rule: str) -> Choice:
 
 
 def trial_of(ticket: Ticket, record: StudyRecord) -> Trial | None:
-    """The completed trial with this ticket's configuration and figures; None without one."""
-    wanted = {name: str(value)[:_LONGEST] for name, value in flatten(ticket.config).items()}
-    figures = ("natural_accuracy", "verified_accuracy", "inference_flops")
+    """The completed trial with this ticket's configuration and figures; None without one.
+
+    What only one of the two knows was not there yet when the other was written.
+    """
+    wanted = {name: str(value) for name, value in flatten(ticket.config).items()}
     for trial in record.trials:
-        known = {name: text[:_LONGEST] for name, text in trial.params.items()}
-        same = all(trial.metrics.get(name) == ticket.metrics.get(name) for name in figures)
-        if trial.state == "completed" and same and known == wanted:
+        common = trial.params.keys() & wanted.keys()
+        same = all(trial.params[name][:_LONGEST] == wanted[name][:_LONGEST] for name in common)
+        both = [name for name in _FIGURES if name in trial.metrics and name in ticket.metrics]
+        alike = all(trial.metrics[name] == ticket.metrics[name] for name in both)
+        if trial.state == "completed" and same and alike and both:
             return trial
     return None
 

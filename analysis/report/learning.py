@@ -51,6 +51,8 @@ def _remarks(material: Material) -> list[str]:
             f"Dashed: the scheduler's rungs, after epoch {', '.join(map(str, rungs))}, where "
             "trials may be stopped."
         )
+    elif len(material.front.studies) > 1:
+        remarks.append("Rungs are not marked: several studies were asked, each with its own.")
     elif material.study is None:
         remarks.append("Rungs are not marked: the study file cannot be read from the store.")
     else:

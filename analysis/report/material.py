@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 from analysis.front import Front
@@ -71,6 +72,14 @@ class Material:
         """The metrics by which the front was found."""
         return self.front.objectives
 
+    def name_of(self, trial: Trial) -> str:
+        """`#12`, or `study/12` where several studies were asked."""
+        return f"#{self._names.get(trial.run_id, trial.number)}"
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        return self.front.labels()
+
     @property
     def weight(self) -> float:
         """How strong the lines of members are: less so when there are many."""
@@ -92,7 +101,7 @@ def gather(front: Front, choice: Choice | None, no_choice: str = "") -> Material
     curves = [*evenly(front.members, MOST_CURVES), *evenly(rest, MOST_CURVES)]
     return Material(
         front=front,
-        study=read_study_file(front.study),
+        study=read_study_file(front.study) if len(front.studies) == 1 else None,
         members=front.members,
         others=tuple(evenly(others, MOST_MARKS)),
         stopped=tuple(evenly(stopped, MOST_MARKS)),

@@ -122,7 +122,7 @@ def _data(material: Material) -> str:
     on_front = {trial.run_id for trial in material.members}
     document = {
         trial.run_id: {
-            "title": f"trial #{trial.number}, {trial.method}",
+            "title": f"trial {material.name_of(trial)}, {trial.method}",
             "state": "on the front"
             if trial.run_id in on_front
             else _STATES.get(trial.state, trial.state),

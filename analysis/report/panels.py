@@ -15,7 +15,7 @@ from analysis.report.drawing import SMALL, Drawing, gid, new_axes, set_axis
 from analysis.report.material import Material, evenly
 from analysis.report.section import Section
 from analysis.report.solid import draw_solid
-from analysis.report.words import counted, interval_of, name_of, title_of
+from analysis.report.words import counted, name_of, title_of
 from spaces.base import ConfigError
 
 _PAIRS = (
@@ -98,7 +98,7 @@ def _panel(material: Material, x: str, y: str) -> Drawing:
     most = _MOST_LABELS if len(members) <= _MANY else _MOST_LABELS // 2
     named = evenly(sorted(members, key=lambda trial: trial.metrics[x]), most)
     points = [
-        Point(t.metrics[x], t.metrics[y], 8.0, f"#{t.number}" if t in named else "")
+        Point(t.metrics[x], t.metrics[y], 8.0, material.name_of(t) if t in named else "")
         for t in members
     ]
     label_points(axes, points, [Point(t.metrics[x], t.metrics[y], 4.0) for t in faint], SMALL)
@@ -132,8 +132,8 @@ def _intervals(axes: Axes, members: Sequence[Trial], x: str, y: str) -> None:
     view = axes.get_xlim(), axes.get_ylim()
     for trial in members:
         for name, xs, ys in (
-            (x, interval_of(trial, x), (trial.metrics[y],) * 2),
-            (y, (trial.metrics[x],) * 2, interval_of(trial, y)),
+            (x, trial.interval(x), (trial.metrics[y],) * 2),
+            (y, (trial.metrics[x],) * 2, trial.interval(y)),
         ):
             if "accuracy" in name and xs is not None and ys is not None:
                 axes.plot(xs, ys, color=_PALE, linewidth=1.0, zorder=1)

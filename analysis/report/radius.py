@@ -94,7 +94,8 @@ def _of_certificate(certificate: Certificate) -> Drawing:
     axes.plot(*upper, color=MUTED, linewidth=1.3, linestyle=(0, (4, 2)), label="not falsified")
     shade_between(axes, verified, upper)
     axes.axvline(radii.mean, color=FAINT, linewidth=1.2, zorder=1)
-    axes.text(radii.mean, 0.03, f" mean {radii.mean:.3g}", fontsize=SMALL, color=MUTED)
+    side = "left" if radii.mean < 0.6 * radii.largest else "right"
+    axes.text(radii.mean, 0.03, f" mean {radii.mean:.3g} ", fontsize=SMALL, color=MUTED, ha=side)
     _frame(axes, radii.largest)
     legend(axes, loc="upper right")
     label = (

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from analysis.front import Front
 from analysis.recorded import Trial
 from analysis.report.material import Material
-from analysis.report.section import Html, Section, facts, table
+from analysis.report.section import Html, Section, facts, prose, table
 from analysis.report.words import (
     amount,
     counted,
-    interval_of,
     name_of,
     percent,
     seconds,
     size,
+    unit_of,
     value_of,
 )
 
@@ -41,6 +42,7 @@ ROUTES = {
     "c": "C source",
     "csr": "CSR weights",
 }
+_ORDER = list(ROUTES)
 
 
 def front_table(material: Material) -> Html:
@@ -51,20 +53,22 @@ def front_table(material: Material) -> Html:
     heads = ["trial", *(name_of(name) for name in names), "method", "run"]
     rows = [
         [
-            f"#{trial.number}",
-            *(_with_interval(trial, name) for name in names),
+            material.name_of(trial),
+            *(_with_interval(front, trial, name) for name in names),
             trial.method,
             trial.run_id[:8],
         ]
         for trial in front.members
     ]
     runs = [trial.run_id for trial in front.members]
-    return table(front.provenance + "  ·  in brackets: 95 % interval", heads, rows, runs=runs)
+    note = "in brackets: 95 % interval" if front.num_repeats is None else "in brackets: over seeds"
+    text = table(f"{front.provenance}  ·  {note}", heads, rows, runs=runs)
+    return text + "".join(f'<p class="remark">{prose(note)}</p>' for note in front.notes)
 
 
-def _with_interval(trial: Trial, name: str) -> str:
+def _with_interval(front: Front, trial: Trial, name: str) -> str:
     text = value_of(name, trial.metrics.get(name))
-    found = None if name.startswith("exact_") else interval_of(trial, name)
+    found = front.range_of(trial, name) if unit_of(name) == "fraction" else None
     return text if found is None else f"{text} ({100 * found[0]:.1f}–{100 * found[1]:.1f})"
 
 
@@ -74,7 +78,7 @@ def cost_section(material: Material) -> Section:
     names = [name for name in _COST if any(name in trial.metrics for trial in members)]
     heads = ["trial", *(name_of(name) for name in names)]
     rows = [
-        [f"#{trial.number}", *(value_of(name, trial.metrics.get(name)) for name in names)]
+        [material.name_of(trial), *(value_of(name, trial.metrics.get(name)) for name in names)]
         for trial in members
     ]
     if {"inference_flops", "dense_inference_flops"} <= set(names):
@@ -128,7 +132,7 @@ def exports_table(exports: Mapping[str, Mapping[str, Any]]) -> Html:
             _difference(record),
             percent(record["agreement"]),
         ]
-        for route, record in exports.items()
+        for route, record in sorted(exports.items(), key=lambda pair: _ORDER.index(pair[0]))
     ]
     return table(_provenance(list(exports.values())), heads, rows, num_texts=2)
 

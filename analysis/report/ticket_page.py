@@ -20,6 +20,7 @@ from analysis.report.choice import Choice
 from analysis.report.layers import natural_order
 from analysis.report.material import Material
 from analysis.report.section import Html, Section, bullets, facts, paragraph, table
+from analysis.report.shipped import shipped
 from analysis.report.words import counted, percent, seconds, value_of
 from analysis.ticket import Ticket
 
@@ -31,10 +32,10 @@ def section(material: Material) -> Section:
         return Section("ticket", "The ticket", material.no_choice)
     parts = [
         *_network(choice.ticket),
-        *(_proof(choice.certificate) if choice.certificate else _no_proof(material, choice)),
+        *(_proof(choice.certificate) if choice.certificate else _no_proof(choice)),
         *_checked(choice),
         "<h3>How to check it again</h3>",
-        *_commands(material, choice),
+        *_commands(choice),
         "<h3>What this does not say</h3>",
         bullets(_caveats(choice)),
     ]
@@ -43,7 +44,7 @@ def section(material: Material) -> Section:
 
 def _lead(choice: Choice) -> str:
     which = "not a recorded trial of this study" if choice.trial is None else (
-        f"trial #{choice.trial.number} (run {choice.trial.run_id})"
+        f"trial #{choice.trial.number} of {choice.trial.study} (run {choice.trial.run_id})"
     )  # fmt: skip
     return f"This page is about one network: {which}. Chosen because {choice.rule}."
 
@@ -122,9 +123,11 @@ def _proof(certificate: Certificate) -> Iterator[Html]:
     for r in certificate.results:
         if r.open_relus is not None:
             yield paragraph(relus_text(r.radius, r.open_relus))
+    if certificate.artifacts:
+        yield from shipped(certificate.artifacts)
 
 
-def _no_proof(material: Material, choice: Choice) -> Iterator[Html]:
+def _no_proof(choice: Choice) -> Iterator[Html]:
     told = choice.ticket.provenance
     yield "<h3>What was proved</h3>"
     yield (
@@ -168,14 +171,14 @@ def _checked(choice: Choice) -> Iterator[Html]:
     yield facts(pairs)
 
 
-def _commands(material: Material, choice: Choice) -> Iterator[Html]:
-    store = f" --tracking-uri {shlex.quote(material.front.study.tracking_uri)}"
+def _commands(choice: Choice) -> Iterator[Html]:
     lines = []
     folder = str(choice.folder) if choice.folder else "ticket"
     if choice.folder is None and choice.trial is not None:
+        trial = choice.trial
         lines.append(
-            f"goldenticket export {shlex.quote(material.front.study.name)} --run "
-            f"{choice.trial.run_id} --to ticket{store}"
+            f"goldenticket export {shlex.quote(trial.study)} --run {trial.run_id} --to ticket "
+            f"--tracking-uri {shlex.quote(trial.tracking_uri)}"
         )
     certificate, verify = choice.certificate, f"goldenticket verify {shlex.quote(folder)}"
     if certificate is not None:
@@ -212,8 +215,8 @@ def _caveats(choice: Choice) -> Iterator[str]:
     )
     yield (
         "Proofs are by this program, in floating point with margins for rounding; they were not "
-        "checked by a proof checker. What is certified is the network in the files whose hashes "
-        "stand above, and no other file."
+        "checked by a proof checker. What is certified is the network of the ticket's weights, and "
+        "of the files that ship those that are called certified above."
     )
     yield (
         "Zeros alone make nothing faster: for speed see the table of exports, measured on one "

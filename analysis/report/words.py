@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from analysis.intervals import wilson
-from analysis.recorded import Trial
 from spaces.base import ConfigError
 from spaces.metrics import metric
 
@@ -108,14 +106,6 @@ def size(num_bytes: float) -> str:
 def moment(milliseconds: int) -> str:
     """`2026-03-01 14:05 UTC`, of milliseconds since 1970."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def interval_of(trial: Trial, metric_name: str) -> tuple[float, float] | None:
-    """The 95 % Wilson interval of an accuracy; None for another metric, or an unknown count."""
-    share, count = trial.metrics.get(metric_name), trial.num_examples
-    if share is None or count is None or "accuracy" not in metric_name:
-        return None
-    return wilson(round(share * count), count)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -51,7 +51,7 @@ def write_report(
     It ends with one ticket: the one in folder `ticket`, with its certificate; or that of `trial`,
     read from the tracking store (None: the most verified of the front). `figures` is a folder for
     PNGs of all figures, at 300 dots per inch. Unless `log` is False, page and PNGs are kept with
-    the study's newest run, under `report/`. The same store and ticket give the same bytes.
+    the (first) study's newest run, under `report/`. The same store and ticket give the same bytes.
 
     FrontError when the store cannot be read, the trial has no ticket, or the store refuses the
     files (they are written then); TicketError when a ticket or certificate is damaged, or a file
@@ -73,7 +73,7 @@ def write_report(
     if log:
         with tempfile.TemporaryDirectory() as scratch:
             _write_figures(pngs, Path(scratch))
-            log_files(front.study, [path, *(Path(scratch) / name for name in pngs)])
+            log_files(front.studies[0], [path, *(Path(scratch) / name for name in pngs)])
     return path
 
 

@@ -50,7 +50,7 @@ class Recorded:
     runs: dict[int, str]
     ticket: Path
 
-    def front(self, study: str = "page", **options) -> Front:
+    def front(self, study: str | list[str] = "page", **options) -> Front:
         return load_front(study, tracking_uri=self.uri, **options)
 
 

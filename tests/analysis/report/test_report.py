@@ -12,6 +12,7 @@ import pytest
 from analysis.errors import FrontError, TicketError
 from analysis.report import write_report
 from analysis.store import open_store
+from analysis.ticket import save_ticket
 
 SECTIONS = [
     "front", "parallel", "importance", "learning", "layers", "sparsity", "radius", "cost", "ticket",
@@ -27,6 +28,13 @@ def words(fragment: str) -> str:
     """What a person reads of it."""
     prose = re.sub(r"<[^>]+>", " ", re.sub(r"<svg.*?</svg>", "", fragment, flags=re.S))
     return " ".join(unescape(prose).split())
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small pictures, and no forests but in the page that all tests share."""
+    monkeypatch.setattr("analysis.report.write._DPI", 40)
+    monkeypatch.setattr("analysis.report.influence.LEAST_TRIALS", 100)
 
 
 # What it says -------------------------------------------------------------------------------------
@@ -58,7 +66,7 @@ def test_a_section_without_data_says_why_and_has_no_figure(recorded, tmp_path: P
     text = path.read_text()
     for name, reason in {
         "parallel": "they need two completed trials with different settings, and 1 completed",
-        "importance": "it needs 10 completed trials, is trustworthy from about 40",
+        "importance": "completed trials, is trustworthy from about 40",
         "learning": "the tracking store has no trial with figures after two epochs",
         "layers": "no member of the front has a ticket in the tracking store's artifacts",
         "sparsity": "a curve needs two",
@@ -77,6 +85,17 @@ def test_members_of_the_front_are_marked_in_every_figure_of_trials(recorded, pag
             assert f'data-run="{trial.run_id}"' in section(text, name), name
 
 
+def test_several_studies_share_one_page(recorded, tmp_path: Path) -> None:
+    front = recorded.front(["page", "bare page"])
+    text = write_report(front, tmp_path / "r.html", log=False).read_text()
+    assert "<h1>page, bare page</h1>" in text
+    for name in front.labels().values():
+        assert f">#{name}</th>" in text
+    assert "several studies were asked, each with its own" in text
+    for note in front.notes:
+        assert note in words(text)
+
+
 def test_learning_curves_mark_the_rungs_of_the_scheduler(page: Path) -> None:
     assert "rungs, after epoch 1, 2, where" in words(section(page.read_text(), "learning"))
 
@@ -90,7 +109,7 @@ def test_importance_says_by_what_and_warns_of_few_trials(page: Path) -> None:
 def test_the_ticket_page_says_what_was_proved_on_what_and_how_to_check_it(recorded, page) -> None:
     told = words(section(page.read_text(), "ticket"))
     for fact in (
-        f"trial #0 (run {recorded.runs[0]})",
+        f"trial #0 of page (run {recorded.runs[0]})",
         "On the first 24 examples of the test split of digits",
         "proved right for every change within radius 0.05",
         "mlp, input 1 × 8 × 8, 10 classes",
@@ -201,9 +220,15 @@ def test_a_trial_without_a_ticket_that_was_asked_for_is_an_error(recorded, tmp_p
         write_report(front, tmp_path / "r.html", trial=front.members[0], ticket=recorded.ticket)
 
 
-def test_a_certificate_of_another_ticket_is_refused(recorded, ticket_of, tmp_path: Path) -> None:
-    from analysis.ticket import save_ticket
+def test_a_ticket_of_another_study_is_said_to_be_none_of_it(recorded, ticket_of, tmp_path) -> None:
+    other = save_ticket(ticket_of(seed=1), tmp_path / "other")
+    path = write_report(recorded.front("bare page"), tmp_path / "r.html", ticket=other, log=False)
+    told = words(section(path.read_text(), "ticket"))
+    assert "not a recorded trial of this study" in told
+    assert "No completed trial of this study has this ticket's settings and figures" in told
 
+
+def test_a_certificate_of_another_ticket_is_refused(recorded, ticket_of, tmp_path: Path) -> None:
     other = save_ticket(ticket_of(seed=1), tmp_path / "other")
     for path in recorded.ticket.iterdir():
         if not (other / path.name).exists():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from analysis.certificate_model import ArtifactRecord
 from analysis.report.drawing import limits, round_values
 from analysis.report.layers import natural_order
 from analysis.report.scene import FAR, LEFT, NEAR, RIGHT, View
 from analysis.report.section import prose, table
+from analysis.report.shipped import shipped
 from analysis.report.tables import exports_table, footprint_facts
 from analysis.report.words import amount, counted, listed, seconds, size, value_of
 
@@ -108,3 +110,13 @@ def test_tables_and_prose_are_escaped() -> None:
     assert "&lt;b&gt;" in table("<b>", ["a"], [["<i>"]])
     assert "<i>" not in table("<b>", ["a"], [["<i>"]])
     assert prose("run `a < b` now") == "run <code>a &lt; b</code> now"
+
+
+def test_files_that_ship_say_what_was_proved_of_them_or_that_nothing_was() -> None:
+    refused = ArtifactRecord(
+        file="int8.onnx", sha256="0", status="not certified", how="It has a step of 3 < 4"
+    )
+    text = "".join(shipped([refused]))
+    assert ">int8.onnx</th>" in text
+    assert "int8.onnx: not certified. It has a step of 3 &lt; 4." in text
+    assert "nothing at all is claimed" in text
