@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from analysis.errors import FrontError
 from analysis.recorded import StudyRecord, Trial, is_accuracy
-from spaces.metrics import Constraint, metric, radius_metric
+from spaces.constraint import Constraint
+from spaces.metrics import metric, radius_metric
 
 T = TypeVar("T")
 VERIFIED = "verified_accuracy"

@@ -17,7 +17,7 @@ from analysis.manifest import MANIFEST, TENSORS
 from analysis.recorded import Trial
 from analysis.store import no_progress_bar, open_store
 from analysis.ticket import load_ticket, save_ticket
-from spaces.metrics import Constraint
+from spaces.constraint import Constraint
 
 ARTIFACT = "ticket"
 

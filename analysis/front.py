@@ -16,7 +16,7 @@ from analysis.pareto import direction_of
 from analysis.recorded import StudyRecord, Trial
 from analysis.seeds import group_by_seed
 from analysis.store import ALL, NEWEST, are_there, read_study
-from spaces.metrics import Constraint
+from spaces.constraint import Constraint
 from spaces.study import DEFAULT_OBJECTIVES
 
 __all__ = ["COLUMNS", "RULES", "Front", "check_rule", "load_front", "read_studies"]

@@ -14,7 +14,8 @@ from analysis.errors import FrontError
 from analysis.pareto import direction_of
 from analysis.recorded import StudyRecord, Trial
 from analysis.seeds import SeedGroup
-from spaces.metrics import Constraint, Direction, metric
+from spaces.constraint import Constraint
+from spaces.metrics import Direction, metric
 
 RULES = ("verified", "natural", "smallest", "knee")
 COLUMNS = (

@@ -12,7 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from search.orders import Figures, pareto_places
-from spaces.metrics import Constraint, metric
+from spaces.constraint import Constraint
+from spaces.metrics import metric
 from spaces.scheduler import AshaConfig, MoashaConfig
 from spaces.study import StudyConfig
 

@@ -1,7 +1,7 @@
 """What may be tried, and what one trial is."""
 
 from spaces.base import ConfigError
-from spaces.metrics import Constraint
+from spaces.constraint import Constraint
 from spaces.space import SearchSpace, decode, suggest
 from spaces.study import StudyConfig
 from spaces.trial import TrialConfig

@@ -16,7 +16,8 @@ from pydantic import (
 )
 
 from spaces.base import Config, ConfigError, Seed
-from spaces.metrics import METRICS, Constraint, Direction, metric, radius_metric
+from spaces.constraint import Constraint
+from spaces.metrics import METRICS, Direction, metric, radius_metric
 from spaces.reading import join, read_yaml
 from spaces.running import BudgetConfig, ResourcesConfig, StorageConfig, TrackingConfig
 from spaces.sampler import SamplerConfig, TpeConfig, WarmStartConfig

@@ -11,7 +11,7 @@ from analysis.front import Front
 from analysis.recorded import StudyRecord, Trial
 from analysis.seeds import group_by_seed
 from search.display_front import front_table
-from spaces.metrics import Constraint
+from spaces.constraint import Constraint
 
 BRACKETS = "in brackets: 95 % interval (Wilson) of the accuracy, on these examples"
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from search.orders import Figures, pareto_places
 from search.rungs import Asha, Moasha, build_rule
-from spaces.metrics import Constraint
+from spaces.constraint import Constraint
 
 
 def goes_on(rungs: Asha, trial: int, epoch: int, score: float) -> bool:
