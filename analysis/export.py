@@ -11,6 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from analysis.errors import FrontError
 from analysis.exports.add import add_exports, check_routes
+from analysis.exports.footprint import VECTOR_WIDTH
 from analysis.files import check_ticket_place, ticket_folder
 from analysis.front import Studies, check_rule, load_front, read_studies
 from analysis.manifest import MANIFEST, TENSORS
@@ -31,6 +32,7 @@ def export_ticket(
     where: Sequence[str | Constraint] = (),
     tracking_uri: str | None = None,
     routes: Sequence[str] = ("onnx",),
+    vector_width: int = VECTOR_WIDTH,
 ) -> Path:
     """Write the ticket of one trial to `folder`, with exports by `routes` (`exports.ROUTES`).
 
@@ -55,7 +57,7 @@ def export_ticket(
             _download(trial, new)
         ticket = load_ticket(new)
         if routes:
-            add_exports(ticket, new, routes)
+            add_exports(ticket, new, routes, vector_width=vector_width)
     return Path(folder)
 
 

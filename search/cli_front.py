@@ -133,6 +133,10 @@ def export(
     csr: Annotated[
         bool, typer.Option("--csr", help="csr.safetensors: sparse rows, for other runtimes.")
     ] = False,
+    vector_width: Annotated[
+        int,
+        typer.Option(min=1, help="float32 values in a vector of the target: AVX2 8, NEON 4."),
+    ] = 16,
     register: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Register it as a version of this MLflow model, too."),
@@ -161,6 +165,7 @@ def export(
         source,
         to,
         routes=[route for route, wanted in chosen.items() if wanted],
+        vector_width=vector_width,
     )
     ticket = load_ticket(folder)
     if ticket.exports:

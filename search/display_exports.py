@@ -10,6 +10,7 @@ from analysis.manifest import EXPORTS
 from search.display import plain_table, quantity, titled
 
 if TYPE_CHECKING:
+    from analysis.manifest import Footprint
     from analysis.ticket import Ticket
 
 
@@ -33,10 +34,24 @@ def exports_table(ticket: Ticket) -> Group:
         )
     first = records[0]
     caption = (
-        f"{first.split} split, {first.num_examples} examples  ·  one thread, median of turns with "
-        "the dense network in ONNX Runtime, which `faster` is beside"
+        f"{first.split} split, {first.num_examples} examples  ·  faster: than the dense network in "
+        "ONNX Runtime, timed in turns on one thread (medians)"
     )
+    if ticket.footprint is not None:
+        caption += f"\n{_needs(ticket.footprint)}"
     return titled("Exports", table, caption)
+
+
+def _needs(footprint: Footprint) -> str:
+    """What the compacted network takes, and its widths beside the target's vectors."""
+    widths = ", ".join(f"{w.name} {w.live} of {w.units}" for w in footprint.widths)
+    empty = sum(w.padded - w.live for w in footprint.widths)
+    return (
+        f"C: {quantity('flash_bytes', footprint.flash_bytes)} flash, "
+        f"{quantity('ram_bytes', footprint.ram_bytes)} RAM  ·  compacted: "
+        f"{quantity('compacted_flops', footprint.compacted_flops)} FLOPs; units left: {widths}; "
+        f"{empty} places of vectors of {footprint.vector_width} stay empty"
+    )
 
 
 def _times(own: float | None, dense: float | None) -> str:

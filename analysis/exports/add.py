@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from analysis.errors import TicketError
-from analysis.exports.footprint import footprint
+from analysis.exports.footprint import VECTOR_WIDTH, footprint
 from analysis.exports.routes import ROUTES, Export, Source
 from analysis.files import write_whole
 from analysis.manifest import EXPORTS, ExportRecord, Footprint, read_manifest, write_manifest
@@ -27,12 +27,15 @@ _SECONDS = 0.2
 """Of timing, for each batch size and route."""
 
 
-def add_exports(ticket: Ticket, folder: Path, routes: Sequence[str]) -> dict[str, ExportRecord]:
+def add_exports(
+    ticket: Ticket, folder: Path, routes: Sequence[str], *, vector_width: int = VECTOR_WIDTH
+) -> dict[str, ExportRecord]:
     """Write the ticket by each of the routes beside its manifest, which then tells all about them.
 
     Every export is loaded from what was written and compared with the PyTorch model on the first
     validation examples, in batches of several sizes; then all are timed in turns with model.onnx,
-    on one thread. TicketError for an unknown route, a network that a route cannot write, or logits
+    on one thread. `vector_width`: float32 values in a vector of the target, for the footprint.
+    TicketError for an unknown route, a network that a route cannot write, or logits
     that differ by more than 1e-5 (of the largest logit, when that is above 1) where weights are
     not rounded.
     """
@@ -50,7 +53,10 @@ def add_exports(ticket: Ticket, folder: Path, routes: Sequence[str]) -> dict[str
         for name, content in export.files.items():
             write_whole(folder / name, content)
     manifest = read_manifest(folder)
-    listed = {"exports": {**manifest.exports, **records}, "footprint": _footprint(source)}
+    listed = {
+        "exports": {**manifest.exports, **records},
+        "footprint": _footprint(source, vector_width),
+    }
     write_manifest(folder, manifest.model_copy(update=listed))
     return records
 
@@ -72,10 +78,10 @@ def _made(route: str, source: Source) -> Export:
         ) from error
 
 
-def _footprint(source: Source) -> Footprint | None:
+def _footprint(source: Source, vector_width: int) -> Footprint | None:
     """None for a network that cannot be compacted, whose model.onnx is all that it has."""
     try:
-        return footprint(source)
+        return footprint(source, vector_width)
     except (UnsupportedLayer, ModelError):
         return None
 

@@ -18,13 +18,16 @@ from trainers.lowering.memory import memory_plan
 from trainers.wiring import Wiring
 
 VECTOR_WIDTH = 16
-"""float32 values in a vector of AVX-512; half of it is AVX2's, a quarter NEON's."""
+"""float32 values in a vector of AVX-512; AVX2 has 8, NEON 4."""
 _FRACTION = 23
 """Bits of a float32's fraction."""
 
 
-def footprint(source: Source) -> Footprint:
-    """Sizes, operations and widths of the compacted network of a ticket, counted, not measured."""
+def footprint(source: Source, vector_width: int = VECTOR_WIDTH) -> Footprint:
+    """Sizes, operations and widths of the compacted network of a ticket, counted, not measured.
+
+    `vector_width`: how many float32 values a vector of the target holds.
+    """
     shape = source.ticket.input_shape
     plan = memory_plan(source.program, shape)
     return Footprint(
@@ -32,8 +35,8 @@ def footprint(source: Source) -> Footprint:
         compacted_flops=cost.dense_flops(source.program, shape),
         flash_bytes=plan.flash_bytes,
         ram_bytes=plan.ram_bytes,
-        vector_width=VECTOR_WIDTH,
-        widths=_widths(source.model),
+        vector_width=vector_width,
+        widths=_widths(source.model, vector_width),
     )
 
 
@@ -65,7 +68,7 @@ def _log2_choose(n: int, k: int) -> float:
     return (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)) / math.log(2)
 
 
-def _widths(model: nn.Module) -> tuple[LayerWidth, ...]:
+def _widths(model: nn.Module, vector_width: int) -> tuple[LayerWidth, ...]:
     """Units of each group of layers, and those that are left by compaction."""
     wiring = Wiring.of(model)
     live: dict[str, Any] = live_units(model, wiring)
@@ -74,7 +77,7 @@ def _widths(model: nn.Module) -> tuple[LayerWidth, ...]:
             name=group.name.removesuffix(".weight"),
             units=group.size,
             live=int(live[group.name].sum()),
-            padded=-(-int(live[group.name].sum()) // VECTOR_WIDTH) * VECTOR_WIDTH,
+            padded=-(-int(live[group.name].sum()) // vector_width) * vector_width,
         )
         for group in wiring.groups
     )

@@ -192,10 +192,11 @@ def test_the_footprint_is_that_of_the_compacted_network(ticket_of, tmp_path: Pat
     ticket.weights[name][:25] = 0.0
     ticket.weights[name.replace("weight", "bias")][:25] = -1.0  # these are never on
     folder = save_ticket(ticket, tmp_path / "t")
-    add_exports(ticket, folder, ["compact"])
+    add_exports(ticket, folder, ["compact"], vector_width=8)
     footprint = load_ticket(folder).footprint
     assert footprint is not None
     (width,) = footprint.widths
     assert (width.name, width.units, width.live, width.padded) == ("fc1", 40, 15, 16)
+    assert footprint.vector_width == 8
     assert footprint.compacted_flops == 2 * (64 * 15 + 15 * 10)
     assert footprint.entropy_bound_bytes < footprint.flash_bytes
