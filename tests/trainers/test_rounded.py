@@ -164,6 +164,16 @@ def test_margins_must_exceed_what_is_asked_besides() -> None:
             verify(chain(*QUARTERS), x, y_B, 0.02, margin=margin)
 
 
+def test_what_is_the_same_on_the_whole_ball_is_rounded_in_programs_too() -> None:
+    # Class 0 has 10 R(0.2) + 2 R(x) - 1.6 more, where R(0.2) is 0, not 0.2: at x = 0.7 it loses.
+    constant_and_x = linear([[0.0], [1.0]], [0.2, 0.0])
+    program = chain(constant_and_x, Rounded(0.5, 0, 3), linear([[10.0, 2.0], [0, 0]], [-1.6, 0]))
+    x, y_B = column(0.9), torch.tensor([0])
+    found = verify(program, x, y_B, 0.2, methods=["exact"], attack_steps=0)
+    assert found.verdicts == ("falsified",)
+    assert verify(program, x, y_B, 0.05, methods=["exact"]).verdicts == ("verified",)
+
+
 def test_backward_bounds_of_a_linear_network_have_the_closed_form() -> None:
     # Margin 3 a - 2 b - 1 of a, b rounded to tenths: half a step each, weighed by 3 and 2.
     program = chain(Rounded(0.1, 0, 255), linear([[3.0, -2.0], [0.0, 0.0]], [-1.0, 0.0]))

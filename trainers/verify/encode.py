@@ -108,7 +108,7 @@ class Encoder:
             if isinstance(step.op, Rounded):
                 ends = (end[i : i + 1] for end in values[step.inputs[0]].bounds)
                 below, above = map(_array, step.op.reach(*ends))
-                units = np.flatnonzero(below + above > 0.0)
+                units = np.flatnonzero((below != 0.0) | (above != 0.0))
                 found[made] = _Rounding(units, below[units], above[units])
         return found
 
