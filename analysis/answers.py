@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from analysis.errors import FrontError
-from analysis.recorded import StudyRecord, Trial, is_accuracy
+from analysis.recorded import StudyRecord, Trial
 from spaces.constraint import Constraint
 from spaces.metrics import metric, radius_metric
 
@@ -74,8 +74,11 @@ def nearest_miss(trials: Sequence[Trial], constraints: Sequence[Constraint]) -> 
     def total_miss(trial: Trial) -> float:
         return sum(_miss(trial, c) / (abs(c.bound) or 1.0) for c in constraints)
 
+    unknown = _unknown(trials, constraints)
+    if unknown:
+        return unknown
     nearest = min(trials, key=total_miss)
-    reasons = [f"{c} ({_why(nearest, c, trials)})" for c in constraints if not holds(nearest, c)]
+    reasons = [f"{c} ({_why(nearest, c)})" for c in constraints if not holds(nearest, c)]
     several = len({trial.study for trial in trials}) > 1
     place = f"run {nearest.run_id}{f' of study {nearest.study}' * several}"
     counted = "completed trials" if len(nearest.runs) == 1 else "configurations"
@@ -83,6 +86,22 @@ def nearest_miss(trials: Sequence[Trial], constraints: Sequence[Constraint]) -> 
         f"none of the {len(trials)} {counted} satisfies {' and '.join(map(str, constraints))}. "
         f"The nearest is trial {nearest.number} ({place}), which fails {' and '.join(reasons)}: "
         "loosen the constraint, or search longer"
+    )
+
+
+def _unknown(trials: Sequence[Trial], constraints: Sequence[Constraint]) -> str:
+    """That there is no trial to which a constraint applies; empty when each has one."""
+    recorded = {name for trial in trials for name in trial.metrics}
+    absent = dict.fromkeys(c.metric for c in constraints if c.metric not in recorded)
+    if not absent:
+        return ""
+    if all(metric(name).of_front for name in absent):
+        what = "it is found for members of the front, once a search has ended"
+    else:
+        what = _what_is_recorded(list(absent), trials)
+    return (
+        f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not recorded by any of the "
+        f"{len(trials)} completed trials, so no constraint on it can hold: {what}"
     )
 
 
@@ -116,12 +135,10 @@ def _miss(trial: Trial, constraint: Constraint) -> float:
     return max(0.0, constraint.violation(trial.metrics))
 
 
-def _why(trial: Trial, constraint: Constraint, trials: Sequence[Trial]) -> str:
+def _why(trial: Trial, constraint: Constraint) -> str:
     name = constraint.metric
     if name in trial.metrics:
         return f"it has {trial.metrics[name]:.6g}, which misses by {_miss(trial, constraint):.4g}"
     if metric(name).of_front:
         return f"{name} is not recorded: it is found for members of the front"
-    if any(name in other.metrics for other in trials) or not is_accuracy(name):
-        return f"{name} is not recorded"
-    return f"{name} is not recorded: {_what_is_recorded([name], trials)}"
+    return f"{name} is not recorded"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.errors import FrontError
+from spaces.constraint import number as parsed
 from spaces.metrics import Direction
 
 _ROUNDING = 1e-12  # 0.925 - 0.005 is not quite 0.92
@@ -26,7 +27,7 @@ class Tolerance:
         """Read `0.005` (in the metric's unit) or `5%` (of the value); FrontError otherwise."""
         number, relative = str(text).strip(), str(text).strip().endswith("%")
         try:
-            value = float(number.removesuffix("%")) / (100.0 if relative else 1.0)
+            value = float(number.removesuffix("%")) / 100.0 if relative else parsed(number)
         except ValueError:
             value = math.nan
         if not 0.0 <= value < math.inf:

@@ -123,8 +123,12 @@ def _download(trial: Trial, folder: Path) -> None:
         present = {item.path for item in client.list_artifacts(trial.run_id, ARTIFACT)}
         if not present:
             raise FrontError(
-                f"run {trial.run_id} (trial {trial.number}, {trial.state}) has no ticket: only "
-                "completed trials have one; `goldenticket front` lists them"
+                f"run {trial.run_id} (trial {trial.number}, {trial.state}) has no ticket: "
+                + (
+                    f"there is no folder {ARTIFACT} among its artifacts, so choose another trial"
+                    if trial.state == "completed"
+                    else "only completed trials have one; `goldenticket front` lists them"
+                )
             )
         with tempfile.TemporaryDirectory() as scratch, no_progress_bar():
             for name in (MANIFEST, TENSORS):

@@ -149,10 +149,9 @@ def _about_seeds(front: Front) -> list[str]:
         "trial and run are those of the best verified one"
     ]
     if max(len(trial.runs) for trial in front.candidates) == 1:
-        found = [
-            "no configuration has completed with more than one seed; study_run all takes all "
-            "searches of a study together"
-        ]
+        found = ["no configuration has completed with more than one seed"]
+        if len(front.study.run_ids) == len(front.studies):
+            found[0] += '; --study-run all (study_run="all") takes all searches of a study together'
     if front.num_repeats:
         found.append(
             f"{front.num_repeats} runs repeat the configuration and seed of a later one, and do "
@@ -165,8 +164,8 @@ def _about_thinning(front: Front) -> str:
     given = ", ".join(f"{name}={text}" for name, text in front.epsilon.items())
     total = len(front.members) + len(front.thinned)
     return (
-        f"thinned by {given}: {len(front.thinned)} of {total} members of the front are left out: "
-        "none is better by more than that than the one kept for it"
+        f"thinned by {given}: {len(front.thinned)} of {total} members of the front left out, "
+        "none better by more than that than the one kept for it"
     )
 
 
@@ -190,18 +189,24 @@ def _is_better(trial: Trial, reference: Any) -> bool:
 def _about_likeness(front: Front) -> list[str]:
     members, labels = front.members, front.labels()
     names = compared(members, front.objectives)
-    found = groups(alike(members, names))
+    like = alike(members, names)
+    found = groups(like)
     if not found:
         return []
-    texts = [_listed([labels[members[place].run_id] for place in group]) for group in found]
     what = f"in {_accuracies(names)} on {members[0].num_examples} examples (95 %)"
     if len(found[0]) == len(members) > 2:
         return [f"no two of the members can be told apart {what}"]
+    if len(found) > _MOST_GROUPS:
+        every = len(members) * (len(members) - 1) // 2
+        pairs = sum(map(len, like.values())) // 2
+        return [
+            f"{pairs} of the {every} pairs of members cannot be told apart {what}: --format json "
+            "says which"
+        ]
+    texts = [_listed([labels[members[place].run_id] for place in group]) for group in found]
     if len(texts) == 1:
         return [f"members {texts[0]} cannot be told apart {what}"]
-    more = len(texts) - _MOST_GROUPS
-    shown = "; ".join(texts[:_MOST_GROUPS])
-    return [f"cannot be told apart {what}: {shown}" + f"; and {more} more groups" * (more > 0)]
+    return [f"cannot be told apart {what}: {'; '.join(texts)}"]
 
 
 def _listed(words: Sequence[str]) -> str:

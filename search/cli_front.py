@@ -13,6 +13,7 @@ import typer
 from search.display import stderr, stdout
 from search.display_front import WIDTH, front_table
 from spaces.base import ConfigError
+from spaces.constraint import number
 from spaces.metrics import metric
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def front(
     """Show the Pareto front of one study or several, or the one trial that a rule picks."""
     if best is not None and reference is not None:
         raise ConfigError("--reference measures a whole front, --best picks one trial: leave one")
-    names = None if objectives is None else [name.strip() for name in objectives.split(",")]
+    names = named("--objectives", objectives)
     tolerances = _values("--epsilon", epsilon, "natural_accuracy=0.005,inference_flops=5%")
     point = _values("--reference", reference, "natural_accuracy=0.5,inference_flops=1e6")
     from analysis import load_front, plot_front  # noqa: PLC0415
@@ -192,11 +193,20 @@ def _values(option: str, text: str | None, example: str) -> dict[str, str]:
     return found
 
 
+def named(option: str, text: str | None) -> list[str] | None:
+    """Metric names between commas; None where nothing was given."""
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise ConfigError(
+            f"{option}: {text!r} has an empty name: write it as natural_accuracy,inference_flops"
+        )
+    return names
+
+
 def _number(name: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = number(text)
     if not math.isfinite(value):
         hint = ", as in the study file: 50 % is 0.5" if text.endswith("%") else ""
         raise ConfigError(f"--reference: {name}={text} must be a finite number{hint}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search.cli_front import Best, StudyNames, TrackingUri, Where
+from search.cli_front import Best, StudyNames, TrackingUri, Where, named
 from spaces import ConfigError
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ def report(
     studies: StudyNames,
     to: Annotated[Path, typer.Option(metavar="FILE.html", help="The page to write.")],
     run: Annotated[
-        str | None, typer.Option(help="Run id of the trial that the last page is about.")
+        str | None,
+        typer.Option(help="Run id, or its beginning, of the trial that the last page is about."),
     ] = None,
     best: Best = None,
     ticket: Annotated[
@@ -41,9 +42,9 @@ def report(
 ) -> None:
     """Write one HTML page: front, settings, learning curves, cost, and one ticket in full."""
     given = {"--run": run, "--best": best, "--ticket": ticket}
-    named = [option for option, value in given.items() if value is not None]
-    if len(named) > 1:
-        raise ConfigError(f"{' and '.join(named)} each name a ticket: leave all but one out")
+    chosen = [option for option, value in given.items() if value is not None]
+    if len(chosen) > 1:
+        raise ConfigError(f"{' and '.join(chosen)} each name a ticket: leave all but one out")
     from analysis import load_front, write_report  # noqa: PLC0415
     from analysis.front import check_rule  # noqa: PLC0415
     from analysis.report.write import check_place  # noqa: PLC0415
@@ -51,7 +52,7 @@ def report(
     check_place(to)
     if best is not None:
         check_rule(best)
-    names = None if objectives is None else [name.strip() for name in objectives.split(",")]
+    names = named("--objectives", objectives)
     found = load_front(studies, tracking_uri=tracking_uri, where=where or (), objectives=names)
     path = write_report(
         found,

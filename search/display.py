@@ -85,7 +85,7 @@ def quantity(name: str, value: float | None) -> str:
     for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if rounded >= size:
             return f"{rounded / size:g}{letter}"
-    return f"{value:g}"
+    return f"{rounded:g}"
 
 
 def heading(name: str) -> str:

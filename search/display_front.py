@@ -37,7 +37,7 @@ def front_table(front: Front, width: int = WIDTH) -> Group:
         table = _rows(front, names, bracketed)
         if Console(width=10_000).measure(table).maximum <= width:
             break
-    lines = [front.provenance, *_about_brackets(front, bool(bracketed)), *front.notes]
+    lines = [front.provenance, *_about_brackets(front, bracketed), *front.notes]
     return titled(_title(front), table, caption="\n".join(lines))
 
 
@@ -88,9 +88,11 @@ def _brackets(front: Front, trial: Trial, name: str) -> str:
     return f" ({low_text.removesuffix('%')}–{high_text.removesuffix('%')})"
 
 
-def _about_brackets(front: Front, shown: bool) -> list[str]:
-    if not any(front.range_of(t, n) for t in front.members for n in front.columns()):
+def _about_brackets(front: Front, bracketed: Sequence[str]) -> list[str]:
+    texts = [_brackets(front, t, name) for t in front.members for name in front.columns()]
+    if not any(texts):
         return []
+    shown = any(_brackets(front, t, name) for t in front.members for name in bracketed)
     if front.num_repeats is not None:
         what = "lowest and highest over seeds"
     else:

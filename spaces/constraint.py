@@ -32,8 +32,8 @@ _HOLDS: Mapping[str, Callable[[float, float], bool]] = {
 _UNITS = {"k": 1e3, "M": 1e6, "G": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "us": 1e-6, "ms": 1e-3}
 
 
-def _number(text: str) -> float:
-    """A number with or without a unit; NaN when it is neither."""
+def number(text: str) -> float:
+    """A number with or without a unit, such as 64KiB; NaN when it is neither."""
     digits = text.rstrip("".join(_UNITS))
     try:
         return float(digits) * _UNITS.get(text[len(digits) :], math.nan if digits != text else 1.0)
@@ -55,19 +55,21 @@ class Constraint(Config):
         form = "write it as `<metric> <operator> <number>`, for example `natural_accuracy >= 0.85`"
         if match is None:
             raise ConfigError(f"{show(text)} is no constraint: {form}")
-        name, operator, number = match.groups()
+        name, operator, digits = match.groups()
         metric(name)
         if operator not in _HOLDS:
             raise ConfigError(f"{show(text)}: the operator must be >=, <=, > or <, not {operator}")
-        bound = _number(number)
+        bound = number(digits)
         if not math.isfinite(bound):
+            share = number(digits.removesuffix("%")) / 100 if digits.endswith("%") else math.nan
+            hint = form if math.isnan(share) else f"{digits} is written {share:g}"
             raise ConfigError(
-                f"{show(text)}: {show(number)} must be a finite number, which may end in "
-                f"{', '.join(_UNITS)}: {form}"
+                f"{show(text)}: {show(digits)} must be a finite number, which may end in "
+                f"{', '.join(_UNITS)}: {hint}"
             )
         if metric(name).unit == SHARE and not 0.0 <= bound <= 1.0:
             raise ConfigError(
-                f"{show(text)}: {name} is a share, from 0 to 1: {number} of a hundred is written "
+                f"{show(text)}: {name} is a share, from 0 to 1: {digits} of a hundred is written "
                 f"{bound / 100:g}"
                 if 1.0 < bound <= 100.0
                 else f"{show(text)}: {name} is a share, from 0 to 1"
@@ -100,7 +102,7 @@ class Constraint(Config):
         return {"type": "string", "pattern": r"^\s*\S+?\s*(>=|<=|>|<)\s*\S+\s*$"}
 
     def __str__(self) -> str:
-        return f"{self.metric} {self.operator} {self.bound!r}"
+        return f"{self.metric} {self.operator} {repr(self.bound).removesuffix('.0')}"
 
     def holds(self, metrics: Mapping[str, float]) -> bool:
         """Whether the metrics satisfy the condition; NaN does not."""

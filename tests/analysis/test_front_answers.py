@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ def test_the_evaluation_radius_may_be_named(many) -> None:
 def test_a_radius_that_was_not_measured_is_told_with_those_that_were(many) -> None:
     many.study("a", {**figures(0.9, 0.7, 500), "verified_accuracy_at_0.02": 0.8})
     expected = "verified_accuracy is at 0.05, verified_accuracy_at_0.02"
-    with pytest.raises(FrontError, match=f"at_0.07 is not recorded: .*{expected}"):
+    with pytest.raises(FrontError, match=f"at_0.07 is not recorded by any .*{expected}"):
         load_front("a", tracking_uri=many.uri, where=["verified_accuracy_at_0.07 >= 0.5"])
     with pytest.raises(FrontError, match=f"recorded verified_accuracy_at_0.07: .*{expected}"):
         load_front("a", tracking_uri=many.uri, objectives=["verified_accuracy_at_0.07"])
@@ -112,3 +113,15 @@ def test_any_metric_with_a_direction_may_be_an_objective(many, name: str) -> Non
     best = 0.4 if "accuracy" in name else 0.3
     assert [trial.metrics[name] for trial in front.members] == [best]
     assert name in next(csv.DictReader(io.StringIO(front.to_csv())))
+
+
+def test_numbers_of_an_epsilon_may_have_units_as_constraints_have(many) -> None:
+    many.study("a", figures(0.9, 0.8, 1500), figures(0.9, 0.7, 600))
+    front = load_front("a", tracking_uri=many.uri, epsilon={"inference_flops": "1k"})
+    assert [trial.number for trial in front.members] == [0]
+
+
+def test_many_sets_that_cannot_be_told_apart_are_counted_as_pairs(many) -> None:
+    many.study("a", *(figures(0.99 - 0.01 * k, 0.99 - 0.01 * k, 1000 - k) for k in range(20)))
+    (note,) = load_front("a", tracking_uri=many.uri).notes
+    assert re.match(r"\d+ of the 190 pairs of members cannot be told apart in natural and", note)

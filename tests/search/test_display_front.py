@@ -139,6 +139,15 @@ def test_rows_of_several_studies_say_which() -> None:
     assert lines[-1].startswith("members digits/3 and other [b]/3 cannot be told apart")
 
 
+def test_groups_of_one_seed_have_no_brackets_and_none_are_explained() -> None:
+    groups, repeats = group_by_seed([make_trial(1, natural_accuracy=0.9)])
+    front = make_front("natural_accuracy", members=tuple(groups))
+    told = printed(front_table(replace(front, num_repeats=repeats)))[4:]
+    assert not any("in brackets" in line for line in told)
+    assert any("no configuration has completed with more than one seed; --study-run all" in line
+               for line in told)  # fmt: skip
+
+
 def test_seeds_have_a_row_with_their_mean_lowest_and_highest() -> None:
     runs = [
         make_trial(n, seed=f"{n}", natural_accuracy=a, density=0.25, inference_flops=f)

@@ -70,7 +70,7 @@ def test_a_section_without_data_says_why_and_has_no_figure(recorded, tmp_path: P
         "learning": "the tracking store has no trial with figures after two epochs",
         "layers": "no member of the front has a ticket in the tracking store's artifacts",
         "sparsity": "a curve needs two",
-        "ticket": "has no ticket: only completed trials have one",
+        "ticket": "has no ticket: there is no folder ticket",
         "cascade": "certify it by goldenticket verify TICKET",
     }.items():
         assert reason in words(section(text, name))
