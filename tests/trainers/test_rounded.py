@@ -220,6 +220,17 @@ def test_the_tolerance_of_one_layer_by_hand() -> None:
     assert error == pytest.approx((1 + 8) * UNIT * 1.5, rel=1e-2)  # 1.3 or less becomes 1.5
 
 
+@pytest.mark.parametrize("between", [[], [Flatten()], [nn.ReLU(), Flatten()]])
+def test_sums_may_be_formed_before_zero_points_are_taken_off(between: list[nn.Module]) -> None:
+    # 255 steps of 0.5 on either side, whatever the values themselves are, and 8 operations more.
+    rounded = Rounded(0.5, -128, 127)
+    steps = [Step(rounded, (0,), "")]
+    steps += [Step(op, (n,), "") for n, op in enumerate(between, 1)]
+    program = Program([*steps, Step(Add(), (len(steps), len(steps)), "")], len(steps) + 1)
+    error = allow_for_float32(program, column(0.0), column(0.0))
+    assert error == pytest.approx((1 + 8) * UNIT * 2 * 255 * 0.5, rel=1e-2)
+
+
 def test_sums_of_float32_stay_within_what_is_allowed_whatever_their_order() -> None:
     torch.manual_seed(0)
     layer = nn.Linear(400, 3)

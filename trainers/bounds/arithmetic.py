@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.bounds.interval import Activation, IntervalPass, absolute
-from trainers.bounds.program import Add, Affine, Program, SpatialMean
+from trainers.bounds.program import Add, Affine, Flatten, Program, SpatialMean
 from trainers.bounds.rounded import Rounded
 from trainers.errors import VerificationError
 
@@ -81,6 +81,8 @@ def _size(program: Program, values: list[Activation], number: int, reader: nn.Mo
     Such sums may be formed from the numbers before their zero points are taken off.
     """
     size = values[number].center.abs() + values[number].radius
+    while number and isinstance(program.steps[number - 1].op, Flatten | nn.ReLU):
+        (number,) = program.steps[number - 1].inputs
     op = program.steps[number - 1].op if number else None
     if isinstance(op, Rounded) and op.scale is not None and isinstance(reader, Add):
         return size.clamp(min=op.scale * (op.largest - op.least))
