@@ -1,5 +1,6 @@
 """Activations in 8 bits: what rounding does, and bounds that know it."""
 
+import copy
 import importlib
 import itertools
 from dataclasses import replace
@@ -253,6 +254,16 @@ def test_weights_without_bound_are_refused() -> None:
     )
     with pytest.raises(VerificationError, match="weights are too large"):
         allow_for_float32(program, column(0.0), column(1.0))
+
+
+def test_nothing_is_proved_where_float32_may_overflow() -> None:
+    # At (0.6, 0.6) both logits are infinite, and the first one wins.
+    program = chain(linear([[2.9e38, 2.9e38], [3.0e38, 3.0e38]], [0.0, 0.0]))
+    single = copy.deepcopy(program).float()
+    x, y_B = torch.tensor([[0.5, 0.5]]), torch.tensor([1])
+    assert verify(program, x.double(), y_B, 0.1).verdicts == ("verified",)
+    found = verify_artifact(Artifact(program, single), x, y_B, 0.1, attack_steps=0)
+    assert found.verdicts == ("unknown",)
 
 
 # Runtimes that are not what the file says ---------------------------------------------------------
