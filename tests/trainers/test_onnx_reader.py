@@ -191,6 +191,7 @@ def test_a_rounding_to_what_is_rounded_already_is_no_step() -> None:
         ({"xs": np.array([0.1, 0.1], np.float32)}, "a scale of .*one positive float32"),
         ({"xs": np.float32(0.0)}, "a scale of .*one positive float32"),
         ({"bs": np.array([4e-5, 9e-5], np.float32)}, "a bias of type int32 whose scale is not"),
+        ({"bs": np.float32([4e-5 * (1 + 9e-7), 8e-5])}, "a bias of type int32 whose scale is not"),
         ({"c": np.array([2**31 - 10, 0], np.int32)}, "sums up to 2147"),
     ],
 )
@@ -267,6 +268,90 @@ def test_the_node_that_is_not_understood_is_named(nodes, words: str) -> None:
     found = model(nodes, [4], w=floats(4, 4), shape=np.array([2, 2]), d=np.zeros((4, 4)))
     with pytest.raises(UnsupportedLayer, match=words):
         read_onnx(found.SerializeToString())
+
+
+def rounded(
+    source: str, made: str, scale: str = "s", zero_point: str = "z"
+) -> list[onnx.NodeProto]:
+    return [
+        node("QuantizeLinear", source, scale, zero_point, made=f"{made}_q"),
+        node("DequantizeLinear", f"{made}_q", scale, zero_point, made=made),
+    ]
+
+
+ROUNDED = {
+    "s": np.float32(0.1), "z": np.uint8(7), "s2": np.float32(0.07), "z2": np.uint8(0),
+    "one": np.float32(1.0), "zero": np.float32(0.0), "shape": np.array([0, -1]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        [node("Identity", "d", made="r")],
+        [node("Mul", "d", "one", made="r")],
+        [node("Sub", "d", "zero", made="e"), node("Div", "e", "one", made="r")],
+        [node("Reshape", "d", "shape", made="r")],
+    ],
+)
+def test_a_rounding_of_a_rounding_is_refused_since_runtimes_make_one_of_them(between) -> None:
+    nodes = [*rounded("x", "d"), *between, *rounded("r", "logits", "s2", "z2")]
+    with pytest.raises(UnsupportedLayer, match="rounding of what another has just rounded"):
+        read_onnx(model(nodes, [3], **ROUNDED).SerializeToString())
+    nodes = [*rounded("x", "d"), node("Relu", "d", made="r"), *rounded("r", "logits", "s2", "z2")]
+    draw = torch.Generator().manual_seed(0)
+    x = 12.0 * torch.rand(100, 3, generator=draw) - 6.0
+    agree(model(nodes, [3], **ROUNDED).SerializeToString(), x)
+
+
+def test_weights_with_a_scale_for_each_input_are_refused() -> None:
+    nodes = [
+        *rounded("x", "d"), node("DequantizeLinear", "w", "ws", made="wd", axis=1),
+        node("Conv", "d", "wd", made="c"), *rounded("c", "e"), node("Flatten", "e"),
+    ]  # fmt: skip
+    constants = {**ROUNDED, "w": np.ones((2, 2, 1, 1), np.int8), "ws": np.float32([0.01, 0.02])}
+    with pytest.raises(UnsupportedLayer, match="weights with a scale for each input"):
+        read_onnx(model(nodes, [2, 2, 2], **constants).SerializeToString())
+
+
+def test_averages_in_8_bits_count_no_more_than_the_padding() -> None:
+    def content(**options: int) -> bytes:
+        pool = node("AveragePool", "d", made="a", kernel_shape=[2, 2], strides=[2, 2], **options)
+        nodes = [*rounded("x", "d"), pool, *rounded("a", "e"), node("Flatten", "e")]
+        return model(nodes, [1, 5, 5], **ROUNDED).SerializeToString()
+
+    read_onnx(content(ceil_mode=1)), read_onnx(content(count_include_pad=1))
+    with pytest.raises(UnsupportedLayer, match="ceil_mode with count_include_pad"):
+        read_onnx(content(ceil_mode=1, count_include_pad=1))
+
+
+def test_a_bias_that_only_another_name_of_the_layer_gets_is_a_step_of_its_own() -> None:
+    nodes = [
+        node("MatMul", "x", "w", made="m"), node("Identity", "m", made="i"),
+        node("Identity", "m", made="j"), node("Add", "i", "b", made="a"), node("Add", "a", "j"),
+    ]  # fmt: skip
+    content = model(nodes, [4], w=floats(4, 3), b=floats(3)).SerializeToString()
+    agree(content, torch.rand(5, 4, generator=torch.Generator().manual_seed(0)))
+
+
+def test_a_constant_of_as_many_numbers_along_another_axis_is_no_bias() -> None:
+    nodes = [node("MatMul", "x", "w", made="m"), node("Add", "m", "b", made="a")]
+    nodes += [node("Flatten", "a")]
+    content = model(nodes, [3, 4], w=floats(4, 3), b=floats(3, 1)).SerializeToString()
+    agree(content, torch.rand(5, 3, 4, generator=torch.Generator().manual_seed(0)))
+
+
+def test_an_input_with_a_value_in_the_file_is_refused() -> None:
+    content = model([node("Gemm", "x", "x", transB=1)], [4], x=floats(1, 4)).SerializeToString()
+    with pytest.raises(UnsupportedLayer, match="input x has a value in the file"):
+        read_onnx(content)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(number: float) -> None:
+    weight = np.full((4, 4), number, np.float32)
+    with pytest.raises(UnsupportedLayer, match=f"w holds {number}: weights must be finite"):
+        read_onnx(model([node("Gemm", "x", "w")], [4], w=weight).SerializeToString())
 
 
 def test_other_files_are_refused() -> None:

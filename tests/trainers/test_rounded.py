@@ -1,5 +1,6 @@
 """Activations in 8 bits: what rounding does, and bounds that know it."""
 
+import copy
 import importlib
 import itertools
 from dataclasses import replace
@@ -220,6 +221,17 @@ def test_the_tolerance_of_one_layer_by_hand() -> None:
     assert error == pytest.approx((1 + 8) * UNIT * 1.5, rel=1e-2)  # 1.3 or less becomes 1.5
 
 
+@pytest.mark.parametrize("between", [[], [Flatten()], [nn.ReLU(), Flatten()]])
+def test_sums_may_be_formed_before_zero_points_are_taken_off(between: list[nn.Module]) -> None:
+    # 255 steps of 0.5 on either side, whatever the values themselves are, and 8 operations more.
+    rounded = Rounded(0.5, -128, 127)
+    steps = [Step(rounded, (0,), "")]
+    steps += [Step(op, (n,), "") for n, op in enumerate(between, 1)]
+    program = Program([*steps, Step(Add(), (len(steps), len(steps)), "")], len(steps) + 1)
+    error = allow_for_float32(program, column(0.0), column(0.0))
+    assert error == pytest.approx((1 + 8) * UNIT * 2 * 255 * 0.5, rel=1e-2)
+
+
 def test_sums_of_float32_stay_within_what_is_allowed_whatever_their_order() -> None:
     torch.manual_seed(0)
     layer = nn.Linear(400, 3)
@@ -242,6 +254,16 @@ def test_weights_without_bound_are_refused() -> None:
     )
     with pytest.raises(VerificationError, match="weights are too large"):
         allow_for_float32(program, column(0.0), column(1.0))
+
+
+def test_nothing_is_proved_where_float32_may_overflow() -> None:
+    # At (0.6, 0.6) both logits are infinite, and the first one wins.
+    program = chain(linear([[2.9e38, 2.9e38], [3.0e38, 3.0e38]], [0.0, 0.0]))
+    single = copy.deepcopy(program).float()
+    x, y_B = torch.tensor([[0.5, 0.5]]), torch.tensor([1])
+    assert verify(program, x.double(), y_B, 0.1).verdicts == ("verified",)
+    found = verify_artifact(Artifact(program, single), x, y_B, 0.1, attack_steps=0)
+    assert found.verdicts == ("unknown",)
 
 
 # Runtimes that are not what the file says ---------------------------------------------------------

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.bounds.interval import Activation, IntervalPass, absolute
-from trainers.bounds.program import Add, Affine, Program, SpatialMean
+from trainers.bounds.program import Add, Affine, Flatten, Program, SpatialMean
 from trainers.bounds.rounded import Rounded
 from trainers.errors import VerificationError
 
@@ -24,6 +25,8 @@ _INFLATED = 1.0 + 2.0**-10
 """For terms of second order, and for float64."""
 _TINY = 1e-30
 """Far above what underflow can lose."""
+_OVERFLOW = 2.0**126
+"""Sums of sizes beyond this one may be infinite in float32."""
 _TRIES = 10
 
 
@@ -34,8 +37,8 @@ def allow_for_float32(
     """Set the tolerances of all Rounded steps, for inputs in any of the boxes [lower, upper].
 
     (B, ...), in float64. Returns by how much the logits of a float32 runtime may then be off those
-    that exact arithmetic makes of the same rounded activations. Raises VerificationError where that
-    has no bound.
+    that exact arithmetic makes of the same rounded activations, infinite where sums may overflow.
+    Raises VerificationError where there is no bound.
     """
     interval = IntervalPass(program)
     places = [n for n, step in enumerate(program.steps, 1) if isinstance(step.op, Rounded)]
@@ -81,6 +84,8 @@ def _size(program: Program, values: list[Activation], number: int, reader: nn.Mo
     Such sums may be formed from the numbers before their zero points are taken off.
     """
     size = values[number].center.abs() + values[number].radius
+    while number and isinstance(program.steps[number - 1].op, Flatten | nn.ReLU):
+        (number,) = program.steps[number - 1].inputs
     op = program.steps[number - 1].op if number else None
     if isinstance(op, Rounded) and op.scale is not None and isinstance(reader, Add):
         return size.clamp(min=op.scale * (op.largest - op.least))
@@ -112,4 +117,5 @@ def _behind(op: Any, inputs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
 
 def _lost(num_terms: int, largest: Tensor) -> Tensor:
     """The error of a sum, from the sum of the sizes of its terms."""
-    return largest * ((num_terms + _OTHERS) * UNIT * _INFLATED) + _TINY
+    lost = largest * ((num_terms + _OTHERS) * UNIT * _INFLATED) + _TINY
+    return lost.masked_fill(largest > _OVERFLOW, math.inf)

@@ -18,7 +18,8 @@ LARGEST_WEIGHT = 64
 """Processors without VNNI add two products of a uint8 and an int8 in 16 bits, which hold
 2 * 255 * 64 and no more."""
 _LARGEST_ACTIVATION = 255
-_BIAS_AGREES = 1e-6
+_BIAS_AGREES = 2.0**-22
+"""A float32 product is off by 2**-24; arithmetic.py allows for 9 of these in all."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ def check_weights(weight: Coded, bias: Coded | None, refuse: Refuse) -> None:
 
     `weight` has one row (channel) of inputs for each output.
     """
+    if any(size > 1 for size in weight.scale.shape[1:]):
+        raise refuse(
+            "weights with a scale for each input",
+            "give each output its own scale: sums of integers have no other",
+        )
     numbers = np.abs(weight.numbers.astype(np.int64))
     if weight.numbers.dtype != np.int8 or weight.zero_point.any():
         raise refuse(

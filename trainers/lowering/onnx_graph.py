@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -72,6 +73,10 @@ class Graph:
             raise UnsupportedLayer(
                 f"input {given.name} has the shape (batch, {shape}) and type {tensor.elem_type}: "
                 "float32 examples of a fixed shape were expected"
+            )
+        if given.name in {tensor.name for tensor in model.graph.initializer}:
+            raise UnsupportedLayer(
+                f"input {given.name} has a value in the file: an input without one was expected"
             )
         self.values[given.name] = 0
         self.samples.append(torch.zeros(1, *shape, dtype=torch.float64))
@@ -155,7 +160,12 @@ class Graph:
 
 
 def array_of(tensor: onnx.TensorProto) -> Array:
-    """A tensor of the file; one that lies in another file is refused."""
+    """A tensor of the file; one that lies in another file, or is not finite, is refused."""
     if tensor.data_location == TensorProto.EXTERNAL:
         raise UnsupportedLayer(f"{tensor.name} lies in another file: save the network as one file")
-    return numpy_helper.to_array(tensor)
+    array = numpy_helper.to_array(tensor)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise UnsupportedLayer(
+            f"{tensor.name} holds {array[~np.isfinite(array)][0]}: weights must be finite"
+        )
+    return array

@@ -80,6 +80,12 @@ def average_pool(graph: Graph) -> None:
     top, left, *other_ends = options["pads"]
     if other_ends != [top, left] or len(options["kernel_shape"]) != 2:
         raise graph.refuse(f"its padding {options['pads']}", "pad both ends alike, on two axes")
+    source = graph.value()
+    if source in graph.grids and options["ceil_mode"] and options["count_include_pad"]:
+        raise graph.refuse(
+            "in 8 bits, ceil_mode with count_include_pad",
+            "ONNX Runtime counts what lies beyond the padding too; leave one of them out",
+        )
     pool = nn.AvgPool2d(
         tuple(options["kernel_shape"]),
         tuple(options["strides"]),
@@ -87,7 +93,7 @@ def average_pool(graph: Graph) -> None:
         bool(options["ceil_mode"]),
         bool(options["count_include_pad"]),
     )
-    graph.make(pool, graph.value())
+    graph.make(pool, source)
 
 
 def global_average_pool(graph: Graph) -> None:
@@ -154,9 +160,11 @@ def add(graph: Graph) -> None:
     place, shift = _value_and_constant(graph)
     source = graph.value(place)
     layer: Any = graph.steps[source - 1].op if source else None
-    is_its_bias = isinstance(layer, nn.Linear) and layer.bias is None and shift.ndim <= 2
-    if is_its_bias and shift.numel() == layer.out_features:
-        if source == len(graph.steps) and graph.uses[graph.name(place)] == 1:
+    is_its_bias = isinstance(layer, nn.Linear) and layer.bias is None
+    if is_its_bias and tuple(shift.shape) in ((layer.out_features,), (1, layer.out_features)):
+        # By the layer's own name: under another one it may be read elsewhere too.
+        own = graph.steps[-1].place == graph.name(place)
+        if own and source == len(graph.steps) and graph.uses[graph.name(place)] == 1:
             layer.bias = nn.Parameter(shift.reshape(-1))
             graph.values[graph.node.output[0]] = source
             return

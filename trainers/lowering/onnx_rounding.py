@@ -6,10 +6,13 @@ import numpy as np
 from onnx import TensorProto
 from torch import nn
 
+from trainers.bounds.program import Flatten
+from trainers.bounds.rounded import Rounded
 from trainers.lowering import onnx_layers
 from trainers.lowering.integers import Array, Coded, check_weights
 from trainers.lowering.onnx_graph import Graph, Sums
 from trainers.lowering.onnx_layers import linear
+from trainers.lowering.simplify import StoredAffine
 
 
 def quantize(graph: Graph) -> None:
@@ -19,6 +22,11 @@ def quantize(graph: Graph) -> None:
     source, (scale, zero_point) = graph.value(), _scale_and_zero_point(graph)
     grid = graph.grids.get(source)
     if grid is None or (grid.scale, grid.zero_point) != (scale, zero_point):
+        if _is_rounded_only(graph, source):
+            raise graph.refuse(
+                "a rounding of what another has just rounded, with another scale",
+                "runtimes make one of the two, with a scale of its own; leave one of them out",
+            )
         if zero_point == 0 and source and source not in graph.never_negative:
             # The range begins at zero: rounding cuts off below it, as a ReLU in front would.
             source = graph.add(nn.ReLU(), source)
@@ -99,10 +107,29 @@ def multiply(graph: Graph) -> None:
         raise graph.refuse(
             f"{first} times a scale", "sums are multiplied by the scale of their own"
         )
-    if scale.size not in (1, len(sums.weight.numbers)):
+    num_outputs = len(sums.weight.numbers)
+    if scale.shape not in ((), (1,), (num_outputs,), (1, num_outputs)):
         raise graph.refuse(f"{scale.size} scales", "one for all, or one for each output")
     weight = sums.weight.values * scale.astype(np.float64).reshape(-1, 1)
     graph.make(linear(weight, None), value)
+
+
+def _is_rounded_only(graph: Graph, value: int) -> bool:
+    """Whether a value comes from a rounding through nothing but what a runtime may leave out."""
+    while value:
+        step = graph.steps[value - 1]
+        if isinstance(step.op, Rounded):
+            return True
+        if not isinstance(step.op, Flatten) and not _changes_nothing(step.op):
+            return False
+        (value,) = step.inputs
+    return False
+
+
+def _changes_nothing(op: nn.Module) -> bool:
+    if not isinstance(op, StoredAffine):
+        return False
+    return bool((op.scale_values == 1.0).all()) and not bool(op.shift_values.any())
 
 
 def _product(graph: Graph, scale: Array, constant: Array) -> Array:
