@@ -185,7 +185,7 @@ def _label(axes: Axes, front: Front, faint: Sequence[Trial]) -> None:
         Point(t.metrics[X], t.metrics[Y], 11.0, text)
         for t, text in zip(front.members, texts, strict=True)
     ]
-    label_points(axes, points, [Point(t.metrics[X], t.metrics[Y], 4.0) for t in faint])
+    label_points(axes, points, [Point(t.metrics[X], t.metrics[Y], 4.0, weight=1.0) for t in faint])
 
 
 def _density(trial: Trial) -> str:

@@ -15,11 +15,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm, Normalize, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import blended_transform_factory
 
 from analysis.plot_style import GRID, INK, in_percent
 from analysis.plots import COLOURS
 from analysis.recorded import Trial
-from analysis.report.words import is_logarithmic, name_of, unit_of
+from analysis.report.words import is_logarithmic, name_of, size, unit_of
 
 WIDTH, HEIGHT = 4.15, 3.2  # inches
 TEXT, SMALL = 10.0, 9.5  # points; nothing in a figure is smaller
@@ -41,7 +42,7 @@ class Drawing:
 
 
 def new_axes(
-    title: str, *, width: float = WIDTH, height: float = HEIGHT, left: float = 0.72
+    title: str, *, width: float = WIDTH, height: float = HEIGHT, left: float = 0.78
 ) -> tuple[Figure, Axes]:
     """A figure of inches with a title and one set of axes, whose left margin is in inches."""
     figure = Figure(figsize=(width, height), facecolor="white")
@@ -50,6 +51,9 @@ def new_axes(
     axes = figure.add_axes((left / width, bottom, 1.0 - (left + 0.3) / width, top - bottom))
     figure.text(0.06 / width, 1.0 - 0.2 / height, title, fontsize=TEXT + 1, fontweight="bold",
                 color=INK, va="center")  # fmt: skip
+    # Fixed, so that no tick, however long, pushes the label over the edge.
+    across = blended_transform_factory(figure.transFigure, axes.transAxes)
+    axes.yaxis.set_label_coords(0.15 / width, 0.5, transform=across)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=SMALL)
     axes.grid(color=GRID, linewidth=0.8)
@@ -77,12 +81,20 @@ def log_ticks(axes: Axes, which: str, unit: str) -> None:
     low, high = getattr(axes, f"get_{which}lim")()
     getattr(axes, f"set_{which}scale")("log")
     getattr(axes, f"set_{which}lim")(low, high)
-    axis.set_major_locator(FixedLocator(round_values(low, high)))
+    axis.set_major_locator(FixedLocator(round_ticks(low, high, unit)))
     axis.set_minor_locator(NullLocator())
     if unit == "fraction":
         axis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
+    elif unit == "B":
+        axis.set_major_formatter(lambda value, _: size(value))
     else:
-        axis.set_major_formatter(EngFormatter(sep=" "))
+        axis.set_major_formatter(EngFormatter(unit="s" if unit == "s" else "", sep=" "))
+
+
+def round_ticks(low: float, high: float, unit: str, most: int = 6) -> list[float]:
+    """`round_values` of a metric with this unit: those of many bytes are round in KiB."""
+    step = 1024.0 if unit == "B" and high >= 2048.0 else 1.0
+    return [step * value for value in round_values(low / step, high / step, most)]
 
 
 def round_values(low: float, high: float, most: int = 6) -> list[float]:

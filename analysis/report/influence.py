@@ -13,7 +13,7 @@ from analysis.report.importance import (
 )
 from analysis.report.material import Material, evenly
 from analysis.report.section import Section
-from analysis.report.words import counted, name_of, title_of
+from analysis.report.words import counted, name_of, percent, title_of
 
 MOST_BARS = 8
 _USELESS = 0.1  # R² on unseen trials below which the forests know nothing
@@ -37,7 +37,8 @@ def section(material: Material) -> Section:
     good = [result for result in known if result.explained >= _USELESS]
     remarks = [
         f"{name_of(result.objective)}: not drawn, because the forests explain "
-        f"{max(result.explained, 0.0):.0%} of its variance on unseen trials: nothing can be said."
+        f"{percent(max(result.explained, 0.0), 0)} of its variance on unseen trials: nothing can "
+        "be said."
         for result in known
         if result not in good
     ]

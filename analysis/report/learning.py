@@ -8,12 +8,13 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from analysis.plot_labels import HALO
 from analysis.plot_style import FAINT, INK, MUTED, in_percent
 from analysis.report.artifacts import CURVES, Learning
 from analysis.report.drawing import SMALL, TEXT, Drawing, gid, new_axes
 from analysis.report.material import Material
 from analysis.report.section import Section
-from analysis.report.words import counted, name_of, title_of
+from analysis.report.words import counted, listed, name_of, title_of
 from spaces.scheduler import AshaConfig, MoashaConfig
 from spaces.study import StudyConfig
 
@@ -47,9 +48,9 @@ def _remarks(material: Material) -> list[str]:
     remarks = []
     rungs = _rungs(material.study)
     if rungs:
+        epochs = f"epoch{'s' if len(rungs) > 1 else ''} {listed([f'{rung}' for rung in rungs])}"
         remarks.append(
-            f"Dashed: the scheduler's rungs, after epoch {', '.join(map(str, rungs))}, where "
-            "trials may be stopped."
+            f"Dashed: the scheduler's rungs, after {epochs}, where trials may be stopped."
         )
     elif len(material.front.studies) > 1:
         remarks.append("Rungs are not marked: several studies were asked, each with its own.")
@@ -110,6 +111,7 @@ def _value_axis(axes: Axes, name: str, shown: Sequence[Learning], material: Mate
         if radius is not None:
             axes.axhline(radius, color=INK, linewidth=1.0, linestyle=":", zorder=1)
             axes.text(0.02, radius, "evaluation radius", fontsize=SMALL, color=MUTED, va="bottom",
+                      zorder=4, path_effects=HALO,
                       transform=axes.get_yaxis_transform())  # fmt: skip
         return
     axes.set_ylim(-0.015, min(1.015, 1.06 * highest + 0.01))

@@ -74,7 +74,8 @@ class Material:
 
     def name_of(self, trial: Trial) -> str:
         """`#12`, or `study/12` where several studies were asked."""
-        return f"#{self._names.get(trial.run_id, trial.number)}"
+        name = f"{self._names.get(trial.run_id, trial.number)}"
+        return name if "/" in name else f"#{name}"
 
     @cached_property
     def _names(self) -> dict[str, str]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from matplotlib.axes import Axes
 
 from analysis import pareto
-from analysis.plot_labels import Point, label_points
+from analysis.plot_labels import Point, along, label_points
 from analysis.plot_style import FAINT, INK, MUTED
-from analysis.recorded import Trial
+from analysis.recorded import Trial, is_accuracy
 from analysis.report.drawing import SMALL, Drawing, gid, new_axes, set_axis
 from analysis.report.material import Material, evenly
 from analysis.report.section import Section
@@ -25,6 +26,7 @@ _PAIRS = (
     ("density", "verified_accuracy"),
     ("density", "natural_accuracy"),
 )
+VERIFIED = "verified_accuracy"
 _MOST_LABELS, _MOST_INTERVALS, _MANY = 14, 12, 25
 _PALE = "#d5dade"
 
@@ -33,7 +35,8 @@ def section(material: Material) -> Section:
     """Panels for pairs of objectives, and the front in three dimensions."""
     pairs = [*_PAIRS]
     known = {name for pair in _PAIRS for name in pair}
-    pairs += [(name, "verified_accuracy") for name in material.objectives if name not in known]
+    other = _accuracy(material.objectives)
+    pairs += [(name, other) for name in material.objectives if name not in (*known, other)]
     drawings = [_panel(material, x, y) for x, y in pairs if _has(material.members, x, y)]
     remarks = [
         "Filled: members of the front, the darker the more FLOPs; bars: 95 % intervals (Wilson) "
@@ -58,6 +61,12 @@ def section(material: Material) -> Section:
     return Section("front", "The front", lead, parts, remarks)
 
 
+def _accuracy(objectives: Sequence[str]) -> str:
+    """What other objectives are drawn against: verified accuracy, unless they go with another."""
+    aims = [name for name in objectives if is_accuracy(name)]
+    return aims[0] if aims and VERIFIED not in aims else VERIFIED
+
+
 def _hidden(material: Material) -> list[str]:
     hidden = material.num_others - len(material.others)
     late = material.front.study.count("stopped") - len(material.stopped)
@@ -76,8 +85,9 @@ def _has(trials: Sequence[Trial], *names: str) -> list[Trial]:
 def _panel(material: Material, x: str, y: str) -> Drawing:
     members = _has(material.members, x, y)
     figure, axes = new_axes(f"{title_of(y)} against {name_of(x)}")
-    set_axis(axes, "x", x, [trial.metrics[x] for trial in members])
-    set_axis(axes, "y", y, [trial.metrics[y] for trial in members])
+    with_intervals = len(members) <= _MOST_INTERVALS
+    set_axis(axes, "x", x, _extent(members, x, with_intervals))
+    set_axis(axes, "y", y, _extent(members, y, with_intervals))
     faint = []
     for trials, marker in ((material.others, "o"), (material.stopped, "x")):
         shown = [trial for trial in _has(trials, x, y) if _in_view(axes, trial, x, y)]
@@ -87,8 +97,8 @@ def _panel(material: Material, x: str, y: str) -> Drawing:
                 markeredgewidth=1.0, zorder=2, gid=gid(trial), markerfacecolor="none",
             )  # fmt: skip
         faint += shown
-    _steps(axes, members, x, y)
-    if len(members) <= _MOST_INTERVALS:
+    border = _steps(axes, members, x, y)
+    if with_intervals:
         _intervals(axes, members, x, y)
     for trial in members:
         axes.plot(
@@ -101,7 +111,8 @@ def _panel(material: Material, x: str, y: str) -> Drawing:
         Point(t.metrics[x], t.metrics[y], 8.0, material.name_of(t) if t in named else "")
         for t in members
     ]
-    label_points(axes, points, [Point(t.metrics[x], t.metrics[y], 4.0) for t in faint], SMALL)
+    others = [Point(t.metrics[x], t.metrics[y], 4.0, weight=1.0) for t in faint]
+    label_points(axes, points, [*others, *along(axes, border)], SMALL)
     label = (
         f"{title_of(y)} against {name_of(x)}: {counted(len(members), 'member')} of the front, "
         f"{counted(len(faint), 'other trial')} in view; the table above has the figures"
@@ -114,18 +125,31 @@ def _in_view(axes: Axes, trial: Trial, x: str, y: str) -> bool:
     return left <= trial.metrics[x] <= right and bottom <= trial.metrics[y] <= top
 
 
-def _steps(axes: Axes, members: Sequence[Trial], x: str, y: str) -> None:
-    """The border of what the members reach in two figures, where both have a better side."""
+def _extent(members: Sequence[Trial], name: str, with_intervals: bool) -> list[float]:
+    """The values that the view must hold: an interval that leaves it looks like a grid line."""
+    intervals = [trial.interval(name) for trial in members] if with_intervals else []
+    ends = [end for interval in intervals if interval is not None for end in interval]
+    return [*(trial.metrics[name] for trial in members), *ends]
+
+
+def _steps(axes: Axes, members: Sequence[Trial], x: str, y: str) -> list[tuple[float, float]]:
+    """Draw the border of what the members reach in two figures; returns its corners.
+
+    None where a figure has no better side.
+    """
     try:
         ways = [pareto.direction_of(x), pareto.direction_of(y)]
     except ConfigError:
-        return
+        return []
     values = [[trial.metrics[x], trial.metrics[y]] for trial in members]
     kept = pareto.nondominated(values, ways)
     best = sorted(value for value, keep in zip(values, kept, strict=True) if keep)
     # Between two of them, only what the one that asks for less of x can do has been reached.
-    where = "steps-post" if ways[0] == "minimize" else "steps-pre"
-    axes.plot(*zip(*best, strict=True), drawstyle=where, color=MUTED, linewidth=0.9, zorder=1.5)
+    corners = [(best[0][0], best[0][1])]
+    for (x1, y1), (x2, y2) in pairwise(best):
+        corners += [(x2, y1) if ways[0] == "minimize" else (x1, y2), (x2, y2)]
+    axes.plot(*zip(*corners, strict=True), color=MUTED, linewidth=0.9, zorder=1.5)
+    return corners
 
 
 def _intervals(axes: Axes, members: Sequence[Trial], x: str, y: str) -> None:

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from analysis.plot_style import FAINT, INK, MUTED
 from analysis.plots import COLOURS
 from analysis.recorded import Trial
-from analysis.report.drawing import SMALL, TEXT, Drawing, gid, limits, round_values
+from analysis.report.drawing import SMALL, TEXT, Drawing, gid, limits, round_ticks, round_values
 from analysis.report.hyperparameters import Hyperparameter, short_value, varied
 from analysis.report.material import Material
 from analysis.report.section import Section
-from analysis.report.words import is_logarithmic, listed, name_of, value_of
+from analysis.report.words import is_logarithmic, listed, name_of, unit_of, value_of
 
 MOST_AXES = 16
 _ABSENT = -0.13
@@ -112,7 +112,7 @@ def _of_objective(trials: Sequence[Trial], name: str) -> _Rail | None:
         return None
     low, high = limits(known, name)
     log = is_logarithmic(name)
-    inside = round_values(low, high, most=5) if log else _even(low, high)
+    inside = round_ticks(low, high, unit_of(name), most=5) if log else _even(low, high)
     heights = [
         _share(max(trial.metrics[name], low), low, high, log) if name in trial.metrics else None
         for trial in trials

@@ -120,4 +120,4 @@ def _texts(spans: Sequence[tuple[float, float]]) -> Iterator[Text]:
         yield Text((LEFT, LEFT, tick), text, 6.0)
     yield Text((0.5, NEAR, 0.0), name_of(AXES[0]), 46.0, MUTED, centred=True)
     yield Text((NEAR, 0.5, 0.0), name_of(AXES[1]), 46.0, MUTED, centred=True)
-    yield Text((LEFT, LEFT, 1.0), "FLOPs", 20.0, MUTED, centred=True)
+    yield Text((LEFT, LEFT, 1.0), "FLOPs", 32.0, MUTED, centred=True)

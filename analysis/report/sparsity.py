@@ -27,7 +27,9 @@ def section(material: Material) -> Section:
         for name in ("natural_accuracy", "verified_accuracy")
         if any(name in trial.metrics for trial in trials)
     ]
-    if len(trials) < 2 or not names:
+    if trials and not names:
+        return Section("sparsity", title, "There is no sparsity curve: no trial recorded accuracy.")
+    if len(trials) < 2:
         return Section(
             "sparsity",
             title,
@@ -38,7 +40,8 @@ def section(material: Material) -> Section:
     drawings = [_draw(material, trials, methods, name) for name in names]
     lead = (
         f"All {counted(len(material.completed), 'completed trial')} by the share of weights that "
-        "they keep, with a mark for each method; members of the front have a dark border."
+        "they keep, with a mark for each method; members of the front are larger, with a dark "
+        "border."
     )
     hidden = material.num_others - len(material.others)
     remarks = [f"{counted(hidden, 'trial')} left out at even distances."] if hidden else []

@@ -21,6 +21,11 @@ _SHORT = {
     "rung_score": "rung score",
     "train_epsilon": "training ε",
     "duration_s": "time",
+    "latency_s": "latency",
+    "latency_256_s": "latency of 256 examples",
+    "compacted_flops": "compacted FLOPs",
+    "flash_bytes": "flash",
+    "ram_bytes": "RAM",
 }
 _LETTERS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -69,6 +74,8 @@ def value_of(metric_name: str, value: float | None) -> str:
         return percent(value)
     if unit == "s":
         return seconds(value)
+    if unit == "B":
+        return size(value)
     return amount(value)
 
 
@@ -96,8 +103,8 @@ def seconds(value: float) -> str:
 
 
 def size(num_bytes: float) -> str:
-    """`812 B`, `35.1 kB`, `1.20 MB`: powers of a thousand."""
-    for scale, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+    """`812 B`, `34.3 KiB`, `1.14 MiB`: powers of 1,024, as constraints have them."""
+    for scale, unit in ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB")):
         if num_bytes >= scale:
             return f"{num_bytes / scale:.3g} {unit}"
     return f"{num_bytes:.0f} B"

@@ -1,15 +1,18 @@
 """The front as a picture that says what it shows."""
 
 import re
+from itertools import combinations
 from pathlib import Path
 from xml.etree import ElementTree
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
 
 from analysis.errors import FrontError, TicketError
 from analysis.front import load_front
+from analysis.plot_labels import Point, along, label_points
 from analysis.plots import COLOURS, plot_front
 
 
@@ -95,3 +98,24 @@ def test_another_suffix_is_told(front, tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_told(front, tmp_path: Path) -> None:
     with pytest.raises(TicketError, match=r"nowhere/front.png cannot be written"):
         plot_front(front, tmp_path / "nowhere" / "front.png")
+
+
+def test_crowded_labels_cover_no_mark_and_lead_to_their_points() -> None:
+    figure, axes = plt.subplots(figsize=(4, 3))
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    places = [(0.5 + 0.04 * (k % 3), 0.5 + 0.05 * (k // 3)) for k in range(9)]
+    label_points(axes, [Point(x, y, 8.0, f"#{k}") for k, (x, y) in enumerate(places)])
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in axes.texts if text.get_text()]
+    marks = axes.transData.transform(places)
+    assert len(boxes) == 9
+    assert not any(box.contains(x, y) for box in boxes for x, y in marks)
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+    assert any(not text.get_text() for text in axes.texts)  # lines of those further away
+
+
+def test_labels_keep_clear_of_a_line() -> None:
+    figure, axes = plt.subplots(figsize=(4, 3))
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    label_points(axes, [Point(0.5, 0.5, 8.0, "#1")], along(axes, [(0.5, 0.5), (1.0, 0.5)]))
+    assert axes.texts[0].get_position()[0] < 0  # on its other side

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from analysis.errors import FrontError, TicketError
-from analysis.report import write_report
+from analysis.report import panels, write_report
+from analysis.report.material import gather
 from analysis.store import open_store
 from analysis.ticket import save_ticket
 
@@ -97,7 +98,7 @@ def test_several_studies_share_one_page(recorded, tmp_path: Path) -> None:
 
 
 def test_learning_curves_mark_the_rungs_of_the_scheduler(page: Path) -> None:
-    assert "rungs, after epoch 1, 2, where" in words(section(page.read_text(), "learning"))
+    assert "rungs, after epochs 1 and 2, where" in words(section(page.read_text(), "learning"))
 
 
 def test_importance_says_by_what_and_warns_of_few_trials(page: Path) -> None:
@@ -235,3 +236,10 @@ def test_a_certificate_of_another_ticket_is_refused(recorded, ticket_of, tmp_pat
             (other / path.name).write_bytes(path.read_bytes())
     with pytest.raises(TicketError, match="is about another ticket"):
         write_report(recorded.front(), tmp_path / "r.html", ticket=other)
+
+
+def test_other_objectives_are_drawn_against_the_accuracy_that_goes_with_them(recorded) -> None:
+    front = recorded.front(objectives=["natural_accuracy", "training_flops"])
+    names = [drawing.name for drawing in panels.section(gather(front, None)).parts]
+    assert "front-natural-accuracy-training-flops" in names
+    assert "front-verified-accuracy-training-flops" not in names

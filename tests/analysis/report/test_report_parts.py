@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from analysis.certificate_model import ArtifactRecord
-from analysis.report.drawing import limits, round_values
+from analysis.report.drawing import limits, new_axes, round_ticks, round_values, set_axis
 from analysis.report.layers import natural_order
 from analysis.report.scene import FAR, LEFT, NEAR, RIGHT, View
 from analysis.report.section import prose, table
@@ -24,6 +24,8 @@ from analysis.report.words import amount, counted, listed, seconds, size, value_
         ("inference_flops", 999_999, "1 M"),
         ("duration_s", 0.0421, "42.1 ms"),
         ("natural_accuracy", None, "–"),
+        ("latency_s", 5.2e-6, "5.2 µs"),
+        ("flash_bytes", 65_536, "64 KiB"),
     ],
 )
 def test_values_have_units(name: str, value: float | None, text: str) -> None:
@@ -33,7 +35,7 @@ def test_values_have_units(name: str, value: float | None, text: str) -> None:
 def test_amounts_times_sizes_and_lists_are_short() -> None:
     assert [amount(0), amount(546), amount(3.126e9)] == ["0", "546", "3.13 G"]
     assert [seconds(2e-6), seconds(187), seconds(7500)] == ["2 µs", "3:07 min", "2:05 h"]
-    assert [size(812), size(35_100), size(1.2e6)] == ["812 B", "35.1 kB", "1.2 MB"]
+    assert [size(812), size(35_100), size(1.2e6)] == ["812 B", "34.3 KiB", "1.14 MiB"]
     assert [listed(["a"]), listed(["a", "b", "c"])] == ["a", "a, b and c"]
     assert [counted(1, "trial"), counted(2000, "trial")] == ["1 trial", "2,000 trials"]
 
@@ -87,7 +89,7 @@ EXPORTS = {
 
 def test_exports_are_compared_with_the_dense_network() -> None:
     text = exports_table(EXPORTS)
-    for cell in ("C source", "model.c, model.h", "90 kB", "20 kB", "4 µs", "5.00 ×", "99.2 %",
+    for cell in ("C source", "model.c, model.h", "87.9 KiB", "19.5 KiB", "4 µs", "5.00 ×", "99.2 %",
                  "3.8e-06 (allowed 3.1e-04)", "1.0e-06 (no promise)"):  # fmt: skip
         assert f">{cell}<" in text
     assert "256 validation examples" in text
@@ -102,7 +104,7 @@ def test_a_footprint_is_told_in_bytes_and_units() -> None:
             "widths": [{"name": "fc1", "units": 256, "live": 201, "padded": 208}],
         }
     )  # fmt: skip
-    assert "40.2 kB" in text
+    assert "39.3 KiB" in text
     assert "fc1 201 of 256 units (full vectors: 208); vectors of 8" in text
 
 
@@ -120,3 +122,20 @@ def test_files_that_ship_say_what_was_proved_of_them_or_that_nothing_was() -> No
     assert ">int8.onnx</th>" in text
     assert "int8.onnx: not certified. It has a step of 3 &lt; 4." in text
     assert "nothing at all is claimed" in text
+
+
+def test_an_axis_of_bytes_is_round_in_the_units_of_constraints() -> None:
+    assert round_ticks(3000, 30_000, "B") == [5 * 1024, 10 * 1024, 20 * 1024]
+    assert round_ticks(90, 1500, "B") == round_values(90, 1500)
+    _, axes = new_axes("sizes")
+    set_axis(axes, "x", "flash_bytes", [3000, 30_000])
+    assert axes.get_xlabel() == "flash"
+    assert axes.xaxis.get_major_formatter()(5120.0, 0) == "5 KiB"
+
+
+def test_the_label_of_an_axis_stays_inside_however_long_its_ticks_are() -> None:
+    figure, axes = new_axes("one trial")
+    set_axis(axes, "y", "natural_accuracy", [0.80, 0.82])
+    axes.set_yticks([0.8, 0.805], ["80.55 %", "80.5 %"])
+    figure.canvas.draw()
+    assert axes.yaxis.label.get_window_extent().x0 >= 0
