@@ -23,7 +23,13 @@ from analysis.errors import TicketError
 from analysis.files import TICKET_FILES
 from analysis.manifest import COMPACT, ONNX, read_manifest
 from analysis.quiet import quiet
-from analysis.store import EXPERIMENT, no_progress_bar, open_store, store_address
+from analysis.store import (
+    EXPERIMENT,
+    as_default_store,
+    no_progress_bar,
+    open_store,
+    store_address,
+)
 from analysis.ticket import Ticket, load_ticket
 from analysis.version import library_version
 from trainers.lowering.onnx_writer import OUTPUT
@@ -88,7 +94,7 @@ def register_ticket(
         _copy_ticket(folder, model / TICKET_FOLDER)
         registration = _Registration(open_store(uri), uri, name, run_id)
         try:
-            with no_progress_bar():
+            with no_progress_bar(), as_default_store(uri):
                 return registration.run(model, description, about, is_known=is_known)
         except _FAULTS as error:
             reason = getattr(error, "message", str(error))

@@ -12,8 +12,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import mlflow
 from mlflow.entities import Experiment, Run, ViewType
-from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
+from mlflow.environment_variables import (
+    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR,
+    MLFLOW_TRACKING_URI,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -175,6 +179,27 @@ def _resolve(
 def store_address(given: str | None) -> str:
     """The address of the tracking store: the given one, the environment's, or the usual file."""
     return given or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+
+
+@contextmanager
+def as_default_store(uri: str) -> Iterator[None]:
+    """Make `uri` the store of the whole process, as it was before afterwards.
+
+    MLflow's SQL stores look the files of a new model version up in that one, whatever the client's.
+    """
+    variable = MLFLOW_TRACKING_URI.name
+    before = os.environ.get(variable)
+    chosen = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    try:
+        mlflow.set_tracking_uri(uri)
+        yield
+    finally:
+        # None leaves the choice to the environment, from which it takes the variable away.
+        mlflow.set_tracking_uri(None if chosen == before else chosen)  # type: ignore[arg-type]
+        if before is None:
+            os.environ.pop(variable, None)
+        else:
+            os.environ[variable] = before
 
 
 def _searches(

@@ -95,6 +95,16 @@ def test_a_name_that_no_model_can_have_is_told_before_anything_is_read(
         register_ticket(tmp_path / "no ticket", name, uri)
 
 
+def test_the_store_need_not_be_the_one_that_the_process_uses(
+    store: Any, uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.chdir(tmp_path)
+    assert register_ticket(V1, "elsewhere", uri) == 1
+    assert store.client.get_model_version("elsewhere", "1").source.startswith("models:/")
+    assert not mlflow.is_tracking_uri_set() and not list(tmp_path.iterdir())
+
+
 def test_the_name_of_a_prompt_is_refused(store: Any, uri: str) -> None:
     store.client.register_prompt("hello", template="Say hello.")
     with pytest.raises(TicketError, match="while creating the model .*[Pp]rompt.*nothing of it"):
