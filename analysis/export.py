@@ -9,12 +9,13 @@ from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
-from analysis.errors import FrontError
+from analysis.certificate_claims import CERTIFICATE
+from analysis.errors import FrontError, TicketError
 from analysis.exports.add import add_exports, check_routes
 from analysis.exports.footprint import VECTOR_WIDTH
 from analysis.files import check_ticket_place, ticket_folder
 from analysis.front import Studies, check_rule, load_front, read_studies
-from analysis.manifest import MANIFEST, TENSORS
+from analysis.manifest import EXPORTS, MANIFEST, TENSORS
 from analysis.recorded import Trial
 from analysis.store import no_progress_bar, open_store
 from analysis.ticket import load_ticket, save_ticket
@@ -43,18 +44,19 @@ def export_ticket(
     all, and may replace an older ticket but nothing else.
 
     FrontError when there is no such trial or it has no ticket; TicketError when the ticket is
-    damaged, the network cannot be exported, or the folder cannot be written.
+    damaged, the network cannot be exported, the folder cannot be written, or would lose exports or
+    the certificate that it has.
     """
     check_routes(routes)
     check_ticket_place(Path(folder))
-    given = _ticket_folder(source, run, best, where)
-    trial = None if given is not None else _choose(source, run, best, where, tracking_uri)
+    chosen = chosen_ticket(source, run=run, best=best, where=where, tracking_uri=tracking_uri)
+    if isinstance(chosen, Path) and chosen.resolve() == Path(folder).resolve():
+        _check_nothing_is_lost(chosen, routes)
     with ticket_folder(Path(folder)) as new:
-        if trial is None:
-            assert given is not None
-            save_ticket(load_ticket(given), new)
+        if isinstance(chosen, Path):
+            save_ticket(load_ticket(chosen), new)
         else:
-            _download(trial, new)
+            _download(chosen, new)
         ticket = load_ticket(new)
         if routes:
             add_exports(ticket, new, routes, vector_width=vector_width)
@@ -90,6 +92,22 @@ def _ticket_folder(
             "run, best and where"
         )
     return tickets[0]
+
+
+def _check_nothing_is_lost(folder: Path, routes: Sequence[str]) -> None:
+    """Refuse to replace a ticket's folder by one with fewer exports, or without its certificate."""
+    dropped = [
+        name
+        for route in load_ticket(folder).exports
+        if route not in routes
+        for name in EXPORTS[route]
+    ]
+    dropped += [CERTIFICATE] if (folder / CERTIFICATE).exists() else []
+    if dropped:
+        raise TicketError(
+            f"{folder} would lose {', '.join(dropped)}: export to another folder, which can be "
+            "verified then"
+        )
 
 
 def _choose(

@@ -108,6 +108,18 @@ def test_a_folder_with_other_files_is_left_alone(ticket: Ticket, tmp_path: Path)
     assert os.listdir(place) == ["thesis.tex"]
 
 
+def test_a_folder_is_not_replaced_by_one_that_holds_less(ticket: Ticket, tmp_path: Path) -> None:
+    folder = save_ticket(ticket, tmp_path / "t")
+    export_ticket(folder, folder, routes=("csr",))
+    assert set(load_ticket(folder).exports) == {"csr"}
+    with pytest.raises(TicketError, match=r"would lose csr\.safetensors: export to another folder"):
+        export_ticket(folder, folder, routes=("compact",))
+    export_ticket(folder, folder, routes=("compact", "csr"))
+    (folder / "certificate.json").write_text("{}")
+    with pytest.raises(TicketError, match=r"would lose certificate\.json"):
+        export_ticket(folder, folder, routes=("compact", "csr"))
+
+
 def test_an_unknown_route_is_told_before_anything_is_done(tmp_path: Path) -> None:
     with pytest.raises(TicketError, match="there is no export 'tflite': use onnx, compact, "):
         check_routes(["onnx", "tflite"])
