@@ -232,3 +232,10 @@ def test_a_pooling_that_onnx_does_not_have_is_named():
     model = nn.Sequential(nn.AvgPool2d(2, divisor_override=3), nn.Flatten(), nn.Linear(4, 2))
     with pytest.raises(UnsupportedLayer, match="divisor_override=3 has no ONNX node"):
         onnx_model(simplify(model, (1, 4, 4)), (1, 4, 4))
+
+
+def test_a_pool_that_onnx_gives_another_shape_is_refused() -> None:
+    pool = nn.AvgPool2d(2, 2, 1, ceil_mode=True)  # the fourth window would begin behind the end
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), pool, nn.Flatten(), nn.Linear(18, 3))
+    with pytest.raises(UnsupportedLayer, match="in a pool with ceil_mode the last window"):
+        onnx_model(simplify(network, (1, 5, 5)), (1, 5, 5))

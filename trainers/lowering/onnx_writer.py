@@ -23,7 +23,7 @@ def onnx_model(program: Program, input_shape: Sequence[int]) -> onnx.ModelProto:
     """The program (see `simplify`) as ONNX: float32 `x` (batch, *input_shape) in, `logits` out.
 
     Values are named v1, v2, ... after the steps that make them, weights v1.weight, v1.bias.
-    Raises UnsupportedLayer for a step that ONNX has no node for.
+    Raises UnsupportedLayer for a step that ONNX has no node for, or that has another shape there.
     """
     writer = _Writer(program)
     x = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [_BATCH, *input_shape])
@@ -38,7 +38,13 @@ def onnx_model(program: Program, input_shape: Sequence[int]) -> onnx.ModelProto:
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
     )
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise UnsupportedLayer(
+            f"ONNX gives this network other shapes ({error}): in a pool with ceil_mode the last "
+            "window may begin beyond the input, where torch leaves it out; leave ceil_mode out"
+        ) from error
     return model
 
 

@@ -81,7 +81,7 @@ def verify_artifact(
     logits_BK = run(x_BCHW)
     if error is None:
         margin_B = 4.0 * (logits_BK - _in_batches(program, x)).abs().amax(1)
-        if not math.isfinite(bound):  # sums overflow somewhere in the ball, unseen at its centre
+        if not math.isfinite(bound):  # sums may overflow in the ball, which no measurement tells
             margin_B = torch.full_like(margin_B, math.inf)
     else:
         margin_B = x.new_full((len(x),), 2.0 * error)
