@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 WIDTH = 120
 """Characters that a table may take where there is no terminal that says so."""
 _EXACT = "exact_verified_accuracy"
+_SPARE = ("density", "method", _EXACT, "inference_flops")
 _FIRST = ("natural_accuracy", "verified_accuracy")
 _MANY = 2000  # examples from which on an interval is so narrow that tenths of a per cent matter
 
@@ -33,12 +34,23 @@ def front_table(front: Front, width: int = WIDTH) -> Group:
     names.sort(key=lambda name: COLUMNS.index(name) if name in COLUMNS else len(COLUMNS))
     if _EXACT not in names and any(_EXACT in trial.metrics for trial in front.members):
         names.insert(names.index("verified_accuracy") + 1, _EXACT)
-    for bracketed in (names, asked, _FIRST, ()):
-        table = _rows(front, names, bracketed)
+    spare = [name for name in _SPARE if name == "method" or name in names and name not in asked]
+    # First without intervals, then without columns that nobody asked for: a cut figure is none.
+    choices = [*((some, 0) for some in (names, asked, _FIRST)), *_fewer(spare)]
+    for bracketed, num_spared in choices:
+        table = _rows(front, names, bracketed, spare[:num_spared])
         if Console(width=10_000).measure(table).maximum <= width:
             break
     lines = [front.provenance, *_about_brackets(front, bracketed), *front.notes]
+    if num_spared:
+        left_out = ", ".join(heading(name) for name in spare[:num_spared])
+        lines.append(f"left out for lack of room: {left_out}")
     return titled(_title(front), table, caption="\n".join(lines))
+
+
+def _fewer(spare: Sequence[str]) -> list[tuple[Sequence[str], int]]:
+    """Tables without brackets, and without none, one, two... of the columns to spare."""
+    return [((), count) for count in range(len(spare) + 1)]
 
 
 def _title(front: Front) -> str:
@@ -54,10 +66,14 @@ def _title(front: Front) -> str:
     return f"Front of {front.study.name}: {what}"
 
 
-def _rows(front: Front, names: Sequence[str], bracketed: Sequence[str]) -> Table:
+def _rows(
+    front: Front, names: Sequence[str], bracketed: Sequence[str], spared: Sequence[str]
+) -> Table:
+    names = [name for name in names if name not in spared]
+    method = ["method"] if "method" not in spared else []
     several, grouped = len(front.studies) > 1, front.num_repeats is not None
     heads = [*["study"] * several, "trial", *["seeds"] * grouped, *map(heading, names)]
-    table = plain_table([*heads, "method", "run"], num_texts=1 + several)
+    table = plain_table([*heads, *method, "run"], num_texts=1 + several)
     for trial in front.members:
         figures = (quantity(name, trial.metrics.get(name)) for name in names)
         ranges = (_brackets(front, trial, name) if name in bracketed else "" for name in names)
@@ -66,7 +82,7 @@ def _rows(front: Front, names: Sequence[str], bracketed: Sequence[str]) -> Table
             f"{trial.number}",
             *[f"{len(trial.runs)}"] * grouped,
             *(figure + more for figure, more in zip(figures, ranges, strict=True)),
-            Text(trial.method),
+            *[Text(trial.method)] * len(method),
             trial.run_id[:8],
         )
     return table

@@ -28,8 +28,8 @@ class Section:
 
 
 def prose(text: str) -> Html:
-    """Plain text; what stands between backticks is code."""
-    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
+    """Plain text; what stands between backticks is code, and no line breaks before a `%`."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(re.sub(r"(?<=\d) %", "\u00a0%", text)))
 
 
 def paragraph(text: str) -> Html:

@@ -126,6 +126,14 @@ def test_a_narrow_table_keeps_its_columns_and_leaves_intervals_out(width: int, r
     assert (BRACKETS if "(" in row else "of the accuracy, on these examples: --format") in told
 
 
+def test_a_table_that_is_too_wide_loses_columns_that_nobody_asked_for_and_no_digits() -> None:
+    front = make_front("natural_accuracy", "training_flops", "verified_accuracy_at_0.1")
+    lines = printed(front_table(front, 80), width=80)
+    assert lines[1] == "trial natural verified training FLOPs verified at 0.1 run"
+    assert "left out for lack of room: density, method, FLOPs" in lines
+    assert "…" not in " ".join(lines)
+
+
 def test_rows_of_several_studies_say_which() -> None:
     front = make_front("natural_accuracy")
     (best,) = front.members
