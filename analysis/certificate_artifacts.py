@@ -25,12 +25,14 @@ from analysis.manifest import (
     EXPORTS,
     ONNX,
     Manifest,
+    check_no_others,
     read_manifest,
 )
 from trainers.errors import ModelError, UnsupportedLayer, VerificationError
 from trainers.lowering import simplify
 from trainers.lowering.onnx_reader import read_onnx
 from trainers.lowering.runtime import OnnxNetwork
+from trainers.lowering.simplify import StoredAffine
 from trainers.verify import Artifact, VerificationResult
 
 Results = Mapping[float, VerificationResult]
@@ -65,9 +67,10 @@ class Judged:
 def choose_artifacts(folder: Path, names: Sequence[str] | None) -> tuple[str, ...]:
     """The files to look at: those named, or all that ship but model.onnx, which is compared anyway.
 
-    TicketError for a file that is no export of this ticket.
+    TicketError for a file that is no export of this ticket, named or lying in the folder.
     """
     manifest = read_manifest(folder)
+    check_no_others(folder, manifest)
     known = [EXPORTS[route][0] for route in EXPORTS if route in manifest.exports]
     if names is None:
         return tuple(name for name in known if name != ONNX)
@@ -251,7 +254,7 @@ def _compacted(judge: Judge) -> Any:
 
 
 def _constants(op: nn.Module) -> dict[str, Tensor]:
-    return op.state_dict() if isinstance(op, nn.Linear | nn.Conv2d) else {}
+    return op.state_dict() if isinstance(op, nn.Linear | nn.Conv2d | StoredAffine) else {}
 
 
 def _record(manifest: Manifest, name: str, status: Any, how: str) -> ArtifactRecord:

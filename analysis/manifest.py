@@ -180,6 +180,17 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def check_no_others(folder: Path, manifest: Manifest) -> None:
+    """Raise TicketError for a file that ships and lies in the folder, but is not of this ticket."""
+    ship = sorted(chain.from_iterable(EXPORTS.values()))
+    others = [name for name in ship if name not in manifest.files and (folder / name).exists()]
+    if others:
+        raise TicketError(
+            f"{folder / others[0]} is not of this ticket: {MANIFEST} does not list it, so nothing "
+            "says what it is. Delete it, or export the ticket again with it"
+        )
+
+
 def _names(manifest: Manifest) -> set[str]:
     """The files that belong to a ticket with its exports."""
     routes = (EXPORTS.get(route, ()) for route in manifest.exports)

@@ -86,7 +86,10 @@ class CompiledModel:
 
 def find_compiler() -> list[str]:
     """The C compiler's command: $CC, else cc, gcc or clang. TicketError when there is none."""
-    given = shlex.split(os.environ.get("CC", ""))
+    try:
+        given = shlex.split(os.environ.get("CC", ""))
+    except ValueError as error:
+        raise TicketError(f"CC is {os.environ['CC']!r}, which is no command ({error})") from error
     names = [given[0]] if given else ["cc", "gcc", "clang"]
     found = next(filter(None, map(shutil.which, names)), None)
     if found is None:
@@ -99,7 +102,7 @@ def find_compiler() -> list[str]:
 
 def compiler_version() -> str:
     """The first line of what the compiler says of itself."""
-    return _run([*find_compiler(), "--version"]).splitlines()[0]
+    return _run([*find_compiler(), "--version"]).partition("\n")[0]
 
 
 def write_source(source: CSource, folder: Path) -> list[Path]:
@@ -120,6 +123,11 @@ def _compiled(source: CSource, folder: Path, flags: Sequence[str]) -> Path:
     harness.write_text(_HARNESS.format(name=source.name, upper=source.name.upper()))
     library = folder / "library.so"
     compile_c([written[0], harness], library, [*flags, "-shared", "-fPIC"])
+    if not library.exists():
+        raise TicketError(
+            f"{shlex.join(find_compiler())} ends well but writes no library, as a C compiler does: "
+            "set CC to gcc, clang or another one"
+        )
     return library
 
 

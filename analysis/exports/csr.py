@@ -15,6 +15,7 @@ from torch import nn
 from analysis.errors import TicketError
 from analysis.manifest import CSR
 from trainers.bounds.program import Program
+from trainers.lowering.simplify import StoredAffine
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -25,7 +26,8 @@ def csr_bytes(program: Program) -> bytes:
     Of the layer that makes value n, `v<n>.weight` as rows of one output each: `.row_ends` (the
     number of values up to and including each row), `.columns` (within the row, of the weight as
     (outputs, the rest)), `.values` (float32) and `.shape`; and `v<n>.bias`. Indices have the
-    smallest unsigned type that holds them.
+    smallest unsigned type that holds them. A step x * scale + shift that is no part of a layer has
+    `v<n>.scale` and `v<n>.shift`. Steps have the numbers of compact.onnx, which tells their order.
     """
     arrays: dict[str, np.ndarray] = {}
     for name, layer in _layers(program):
@@ -39,6 +41,8 @@ def csr_bytes(program: Program) -> bytes:
         arrays[f"{name}.weight.shape"] = np.array(weight.shape, dtype=np.uint32)
         if layer.bias is not None:
             arrays[f"{name}.bias"] = layer.bias.detach().cpu().numpy().astype(np.float32)
+    for name, tensor in _constants(program):
+        arrays[name] = tensor.numpy(force=True).astype(np.float32)
     return safetensors.numpy.save(dict(sorted(arrays.items())))
 
 
@@ -54,6 +58,9 @@ def from_csr(program: Program, content: bytes) -> Program:
             if layer.bias is not None:
                 layer.bias = nn.Parameter(torch.from_numpy(arrays[f"{name}.bias"]), False)
                 expected.add(f"{name}.bias")
+        for name, tensor in _constants(found):
+            tensor.copy_(torch.from_numpy(arrays[name].reshape(tensor.shape)))
+            expected.add(name)
     except (SafetensorError, KeyError, ValueError, IndexError) as error:
         raise TicketError(
             f"csr.safetensors does not hold this network's weights: {error}"
@@ -78,6 +85,14 @@ def _layers(program: Program) -> Iterator[tuple[str, Any]]:
     for number, step in enumerate(program.steps, 1):
         if isinstance(step.op, nn.Linear | nn.Conv2d):
             yield f"v{number}", step.op
+
+
+def _constants(program: Program) -> Iterator[tuple[str, torch.Tensor]]:
+    """What stays outside layers: normalisation in front of a border, slopes and biases of lines."""
+    for number, step in enumerate(program.steps, 1):
+        if isinstance(step.op, StoredAffine):
+            yield f"v{number}.scale", step.op.scale_values
+            yield f"v{number}.shift", step.op.shift_values
 
 
 def _smallest(indices: np.ndarray, largest: int | None = None) -> np.ndarray:

@@ -117,6 +117,14 @@ class TestCompilers:
         with pytest.raises(TicketError, match="no-such-compiler"):
             find_compiler()
 
+    @pytest.mark.parametrize(
+        ("cc", "words"), [("true", "true ends well but writes no library"), ("'gcc", "no command")]
+    )
+    def test_what_is_no_compiler_is_told(self, monkeypatch, cc, words):
+        monkeypatch.setenv("CC", cc)
+        with pytest.raises(TicketError, match=words):
+            CompiledModel(c_source(trace(nn.Linear(1, 1)), (1,)))
+
     def test_what_the_compiler_says_is_told(self):
         source = c_source(trace(nn.Linear(1, 1)), (1,))
         with pytest.raises(TicketError, match="no-such-flag"):

@@ -172,6 +172,16 @@ def test_other_sparse_weights_are_seen_though_their_hash_is_right(folder: Path) 
         verify_ticket(folder, **QUESTION, artifacts=["csr.safetensors"])
 
 
+@pytest.mark.parametrize("name", ["compact.onnx", "int8.onnx", "model.onnx", "model.h"])
+def test_a_file_that_the_ticket_does_not_list_is_no_part_of_it(
+    folder: Path, ticket: Ticket, name: str
+) -> None:
+    save_ticket(ticket, folder.parent / "bare")
+    shutil.copy(folder / name, folder.parent / "bare")
+    with pytest.raises(TicketError, match=f"{name} is not of this ticket: ticket.json does not"):
+        verify_ticket(folder.parent / "bare", **QUESTION)
+
+
 def test_other_source_is_seen_though_its_hash_is_right(folder: Path) -> None:
     path = folder / "model.c"
     path.write_text(path.read_text() + "\n")

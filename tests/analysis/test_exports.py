@@ -22,7 +22,7 @@ from analysis.exports.footprint import entropy_bound_bytes
 from analysis.manifest import EXPORTS
 from analysis.ticket import Ticket, load_ticket, save_ticket
 from trainers.data import load_data
-from trainers.lowering import simplify
+from trainers.lowering import onnx_model, simplify
 
 MODELS = [
     {"family": "mlp", "widths": [12, 8], "batch_norm": True},
@@ -165,8 +165,18 @@ class TestCsr:
         ticket = ticket_of(model, density=0.2)
         program = simplify(ticket.model(), ticket.input_shape)
         found = from_csr(program, csr_bytes(program))
-        for before, after in zip(program.parameters(), found.parameters(), strict=True):
-            assert torch.equal(before, after)
+        for name, before in program.state_dict().items():
+            assert torch.equal(before, found.state_dict()[name])
+
+    def test_constants_that_no_layer_can_take_are_there_too(self, ticket_of) -> None:
+        ticket = ticket_of({"family": "cnn", "channels": [2], "hidden": [4]})
+        program = simplify(ticket.model(), ticket.input_shape)
+        arrays = safetensors.numpy.load(csr_bytes(program))
+        normalize = ticket.model().get_submodule("normalize")
+        assert arrays["v1.scale"] == pytest.approx(1 / normalize.std.numpy())
+        assert arrays["v1.shift"] == pytest.approx((-normalize.mean / normalize.std).numpy())
+        onnx_names = {c.name for c in onnx_model(program, ticket.input_shape).graph.initializer}
+        assert {"v1.scale", "v1.shift"} <= onnx_names & set(arrays)
 
     def test_a_file_of_another_network_is_refused(self, ticket_of) -> None:
         one, other = (
