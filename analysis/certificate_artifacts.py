@@ -75,6 +75,8 @@ def choose_artifacts(folder: Path, names: Sequence[str] | None) -> tuple[str, ..
     if names is None:
         return tuple(name for name in known if name != ONNX)
     for name in names:
+        if name == C_HEADER and C_SOURCE in known:
+            raise TicketError(f"{name} is judged together with {C_SOURCE}: name that one")
         if name not in known:
             raise TicketError(
                 f"{folder} has no export {name!r}: it has {', '.join(known) or 'none'}. Export the "

@@ -124,7 +124,7 @@ def _choose(
     if (run is None) == (best is None):
         raise FrontError(
             "which ticket? Give either a run id (--run) or a rule (--best verified, natural, "
-            "smallest or knee)"
+            f"smallest or knee){_no_ticket(source)}"
         )
     if best is not None:
         check_rule(best)
@@ -133,6 +133,14 @@ def _choose(
         raise FrontError("where chooses among trials, but run names one: leave one of them out")
     assert run is not None
     return read_studies(source, tracking_uri=tracking_uri, study_run="all").trial(run)
+
+
+def _no_ticket(source: Studies) -> str:
+    """A hint, when a folder was given that is no ticket's."""
+    place = Path(source) if isinstance(source, str | Path) else Path(*source[:1])
+    if place.is_dir():
+        return f". {place} is a folder, but not of a ticket: it has no {MANIFEST}"
+    return "" if len(place.parts) == 1 or place.exists() else f". There is no folder {place}"
 
 
 def _download(trial: Trial, folder: Path) -> None:

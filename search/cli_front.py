@@ -162,12 +162,19 @@ def export(
             raise ConfigError("--register takes model.onnx or compact.onnx: leave --no-onnx out")
         check_registry(register, uri)
     chosen = {"onnx": onnx, "compact": compact, "int8": int8, "c": c, "csr": csr}
+    before = _ticket_files(to)
     folder = export_ticket(
         source,
         to,
         routes=[route for route, wanted in chosen.items() if wanted],
         vector_width=vector_width,
     )
+    if gone := before - _ticket_files(folder):
+        print(
+            f"note: {', '.join(sorted(gone))} of the older ticket in {folder} "
+            f"{'is' if len(gone) == 1 else 'are'} gone",
+            file=sys.stderr,
+        )
     ticket = load_ticket(folder)
     if ticket.exports:
         stderr().print(exports_table(ticket))
@@ -176,6 +183,12 @@ def export(
         print(f"registered: models:/{register}/{version}", file=sys.stderr)
     print(f"next: goldenticket verify {shlex.quote(str(folder))}", file=sys.stderr)
     print(folder)
+
+
+def _ticket_files(folder: Path) -> set[str]:
+    from analysis.files import TICKET_FILES  # noqa: PLC0415
+
+    return {name for name in TICKET_FILES if (folder / name).exists()}
 
 
 def _values(option: str, text: str | None, example: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ from rich.console import Group
 
 from search.cli_ticket import TicketFolder
 from search.display import plain_table, quantity, stdout, titled
+from spaces import ConfigError
 from spaces.reading import parse_yaml, read_yaml
 
 if TYPE_CHECKING:
@@ -73,6 +74,14 @@ def read_data(given: str) -> dict[str, Any]:
     if given.endswith(_FILES):
         tree = read_yaml(given)
         return tree["data"] if isinstance(tree.get("data"), dict) else tree
+    if Path(given).is_file():
+        kind = Path(given).suffix.removeprefix(".")
+        more = ", label_column: NAME" if kind == "csv" else ""
+        kind = kind if kind in ("npz", "csv") else "KIND"
+        raise ConfigError(
+            f"--data {given} is a file of examples: say of what kind, as in "
+            f"--data '{{name: {kind}, path: {given}{more}}}'"
+        )
     return {"name": given}
 
 

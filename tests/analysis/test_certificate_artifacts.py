@@ -182,6 +182,11 @@ def test_a_file_that_the_ticket_does_not_list_is_no_part_of_it(
         verify_ticket(folder.parent / "bare", **QUESTION)
 
 
+def test_the_header_is_judged_with_the_source(folder: Path) -> None:
+    with pytest.raises(TicketError, match=r"model\.h is judged together with model\.c"):
+        verify_ticket(folder, **QUESTION, artifacts=["model.h"])
+
+
 def test_other_source_is_seen_though_its_hash_is_right(folder: Path) -> None:
     path = folder / "model.c"
     path.write_text(path.read_text() + "\n")

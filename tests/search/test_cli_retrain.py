@@ -58,6 +58,7 @@ def test_data_are_named_written_out_or_in_a_file(
         (["--data", "digit"], ["data.name: 'digit'", "did you mean digits"]),
         (["--data", "{name: npz"], ["--data, line 1"]),
         (["--data", "mine.yaml"], ["mine.yaml: there is no such file"]),
+        (["--data", "ticket/ticket.safetensors"], ["a file of examples", "{name: KIND, path: "]),
         (["--data", "breast_cancer"], ["breast_cancer has shape (30,)", "takes (1, 8, 8)"]),
         (["--epochs", "0"], ["epochs: 0 must be"]),
     ],

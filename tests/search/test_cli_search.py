@@ -280,6 +280,20 @@ def test_a_ticket_is_exported_by_the_beginning_of_a_run_id(home: Home, tmp_path:
     }
 
 
+def test_what_an_older_ticket_had_besides_is_told(home: Home, tmp_path: Path) -> None:
+    words = ["export", "tiny", "--best", "knee", "--to", tmp_path / "ticket"]
+    assert "note:" not in home.run(*words).err
+    answer = home.run(*words, "--no-onnx")
+    assert f"note: model.onnx of the older ticket in {tmp_path / 'ticket'} is gone" in answer.err
+
+
+def test_a_folder_that_is_no_tickets_is_told(home: Home, tmp_path: Path) -> None:
+    words = ["--to", tmp_path / "new"]
+    assert f"{tmp_path} is a folder, but not of" in home.run("export", tmp_path, *words).message
+    nowhere = tmp_path / "typo"
+    assert f"no folder {nowhere}" in home.run("export", nowhere, *words).message
+
+
 @pytest.mark.parametrize(
     ("words", "fragment"),
     [
