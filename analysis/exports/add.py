@@ -63,6 +63,8 @@ def add_exports(
 
 def check_routes(routes: Sequence[str]) -> None:
     """Raise TicketError for a route that does not exist."""
+    if isinstance(routes, str):
+        raise TicketError(f"routes is the text {routes!r}: give a tuple, ({routes!r},)")
     for route in routes:
         if route not in ROUTES:
             raise TicketError(f"there is no export {route!r}: use {', '.join(ROUTES)}")

@@ -123,6 +123,8 @@ def test_a_folder_is_not_replaced_by_one_that_holds_less(ticket: Ticket, tmp_pat
 def test_an_unknown_route_is_told_before_anything_is_done(tmp_path: Path) -> None:
     with pytest.raises(TicketError, match="there is no export 'tflite': use onnx, compact, "):
         check_routes(["onnx", "tflite"])
+    with pytest.raises(TicketError, match=r"routes is the text 'onnx': give a tuple, \('onnx',\)"):
+        check_routes("onnx")
     with pytest.raises(TicketError, match="there is no export 'tflite'"):
         export_ticket("no study", tmp_path / "t", routes=["tflite"])
 
