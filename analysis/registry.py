@@ -36,6 +36,9 @@ from trainers.lowering.onnx_writer import OUTPUT
 
 TICKET_FOLDER = "ticket"
 """Where in the model's artifacts the ticket's own folder lies."""
+_LOGGED = "network"
+"""The logged model's name. MLflow looks for files of a run whose path begins with it in the model,
+and for the model in the process's own store: no folder of a trial's artifacts may be called so."""
 _MODEL_FILE, _DESCRIPTION = "model.onnx", "MLmodel"  # as mlflow.onnx calls them
 _FORBIDDEN = "/:"
 _LONGEST = 256
@@ -178,7 +181,7 @@ class _Registration:
             client.create_registered_model(name)
             self._can_undo(f"the model {name!r}", lambda: client.delete_registered_model(name))
         self.doing = "logging its files"
-        logged = client.create_logged_model(self._experiment(), "ticket", self.run_id)
+        logged = client.create_logged_model(self._experiment(), _LOGGED, self.run_id)
         model_id = logged.model_id
         self._can_undo(f"the logged model {model_id}", lambda: client.delete_logged_model(model_id))
         description.model_id = description.model_uuid = model_id

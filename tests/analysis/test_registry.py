@@ -15,6 +15,7 @@ from mlflow.tracking import MlflowClient
 
 from analysis import load_ticket, register_ticket, save_ticket
 from analysis.errors import FrontError, TicketError
+from analysis.export import export_ticket
 from analysis.manifest import sha256
 from analysis.registry import check_registry
 from analysis.ticket import Ticket
@@ -100,9 +101,12 @@ def test_the_store_need_not_be_the_one_that_the_process_uses(
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     monkeypatch.chdir(tmp_path)
-    assert register_ticket(V1, "elsewhere", uri) == 1
+    run = store.runs["digits/1"]
+    assert register_ticket(V1, "elsewhere", uri, run_id=run) == 1
+    export_ticket("digits", tmp_path / "again", run=run, tracking_uri=uri, routes=())
     assert store.client.get_model_version("elsewhere", "1").source.startswith("models:/")
-    assert not mlflow.is_tracking_uri_set() and not list(tmp_path.iterdir())
+    assert not mlflow.is_tracking_uri_set()
+    assert [path.name for path in tmp_path.iterdir()] == ["again"]
 
 
 def test_the_name_of_a_prompt_is_refused(store: Any, uri: str) -> None:
