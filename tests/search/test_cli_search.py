@@ -355,7 +355,7 @@ def test_a_resumed_search_adds_what_is_missing(home: Home) -> None:
         ("front tiny --where density==0.5", ["'density==0.5'", ">=, <=, > or <"]),
         ("front tiny --where natural_accuracy>1", ["nearest is trial", "misses by"]),
         ("front tiny --objectives density,latency", ["'latency'"]),
-        ("front tiny --objectives ,", ["''"]),
+        ("front tiny --objectives ,", ["has an empty name"]),
         ("front tiny tiny", ["'tiny' is named twice"]),
         ("front tiny tinny", ["no study is called 'tinny'"]),
         ("export tiny tiny --best knee --to T", ["'tiny' is named twice"]),
