@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from analysis.errors import TicketError
-from analysis.files import write_whole
 from analysis.manifest import OnnxCheck
 from analysis.quiet import quiet
 from analysis.version import library_version
@@ -49,11 +48,6 @@ def onnx_bytes(model: nn.Module, input_shape: tuple[int, ...]) -> bytes:
             f"the network cannot be exported to ONNX ({reason}): export with --no-onnx, or use "
             "operations that torch.onnx supports"
         ) from error
-
-
-def write_onnx(model: nn.Module, input_shape: tuple[int, ...], path: Path) -> None:
-    """Write `onnx_bytes` to a file."""
-    write_whole(path, onnx_bytes(model, input_shape))
 
 
 def check_onnx(

@@ -9,10 +9,8 @@ without VNNI add pairs of products in 16 bits, which would overflow.
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +24,7 @@ from onnxruntime.quantization import (
 )
 from torch import Tensor
 
+from analysis.quiet import quiet
 from trainers.lowering.onnx_writer import INPUT
 
 _BATCH = 64
@@ -42,7 +41,7 @@ def int8_bytes(compact: bytes, x_BCHW: Tensor) -> bytes:
     # There is nothing left to simplify; without this mark the quantiser gives advice.
     source.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     static = any(node.op_type == "Conv" for node in source.graph.node)
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         path = Path(folder) / "int8.onnx"
         if static:
             _quantize_static(source, path, x_BCHW)
@@ -95,14 +94,3 @@ class _Examples(CalibrationDataReader):
         """The next batch."""
         batch = next(self.batches, None)
         return None if batch is None else {INPUT: batch}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the quantiser's advice from the terminal."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(previous)

@@ -12,7 +12,7 @@ import torch
 from analysis.errors import FrontError, TicketError
 from analysis.export import export_ticket
 from analysis.front import load_front
-from analysis.onnx_model import check_onnx, write_onnx
+from analysis.onnx_model import check_onnx, onnx_bytes
 from analysis.ticket import Ticket, load_ticket
 from trainers.data import load_data
 
@@ -77,7 +77,7 @@ def test_networks_with_convolutions_norms_and_shortcuts_are_exported(
     ticket_of, tmp_path: Path, model
 ) -> None:
     ticket = ticket_of(model)
-    write_onnx(ticket.model(), ticket.input_shape, tmp_path / "model.onnx")
+    (tmp_path / "model.onnx").write_bytes(onnx_bytes(ticket.model(), ticket.input_shape))
     x_BCHW = load_data(ticket.config.data, "cpu").validation.x[:14]
     check = check_onnx(tmp_path / "model.onnx", ticket.model(), x_BCHW)
     assert check.max_abs_difference <= 1e-5
@@ -112,7 +112,7 @@ class DecidesByValue(torch.nn.Module):
 @pytest.mark.slow
 def test_a_network_that_cannot_be_exported_is_told(tmp_path: Path) -> None:
     with pytest.raises(TicketError, match="cannot be exported to ONNX"):
-        write_onnx(DecidesByValue().eval(), (4,), tmp_path / "model.onnx")
+        onnx_bytes(DecidesByValue().eval(), (4,))
 
 
 def test_a_run_is_exported_by_its_id_or_as_a_member_of_a_front(store, tmp_path: Path) -> None:

@@ -249,11 +249,11 @@ def test_a_crafted_manifest_is_refused(ticket_copy: Path, text: str, usual_depth
 SAVE = """
 import sys
 from pathlib import Path
-from analysis.onnx_model import write_onnx
+from analysis.onnx_model import onnx_bytes
 from analysis.ticket import load_ticket, save_ticket
 ticket, folder = load_ticket(sys.argv[1]), Path(sys.argv[2])
 save_ticket(ticket, folder)
-write_onnx(ticket.model(), ticket.input_shape, folder / "model.onnx")
+(folder / "model.onnx").write_bytes(onnx_bytes(ticket.model(), ticket.input_shape))
 """
 
 
