@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from analysis.certificate_model import ArtifactRecord, RadiusResult
 from analysis.errors import TicketError
-from analysis.exports.add import RELATIVE_TOLERANCE
 from analysis.exports.c_source import c_source
 from analysis.exports.csr import from_csr
 from analysis.judge import Judge
@@ -28,6 +27,7 @@ from analysis.manifest import (
     check_no_others,
     read_manifest,
 )
+from analysis.onnx_model import RELATIVE_TOLERANCE
 from trainers.errors import ModelError, UnsupportedLayer, VerificationError
 from trainers.lowering import simplify
 from trainers.lowering.onnx_reader import read_onnx

@@ -15,6 +15,7 @@ from analysis.exports.footprint import VECTOR_WIDTH, footprint
 from analysis.exports.routes import ROUTES, Export, Source
 from analysis.files import write_whole
 from analysis.manifest import EXPORTS, ExportRecord, Footprint, read_manifest, write_manifest
+from analysis.onnx_model import RELATIVE_TOLERANCE
 from analysis.ticket import Ticket
 from trainers.data import load_data
 from trainers.errors import ModelError, UnsupportedLayer
@@ -22,7 +23,6 @@ from trainers.lowering.runtime import OnnxNetwork, interleaved_medians
 
 NUM_EXAMPLES = 256
 BATCH_SIZES = (1, 7, NUM_EXAMPLES)
-RELATIVE_TOLERANCE = 1e-5
 _SECONDS = 0.2
 """Of timing, for each batch size and route."""
 

@@ -21,7 +21,8 @@ from analysis.ticket import Ticket
 from analysis.version import library_version
 from trainers.bounds.program import Program
 from trainers.data import Data
-from trainers.lowering import onnx_model, simplify
+from trainers.lowering import simplify
+from trainers.lowering.onnx_writer import onnx_model
 from trainers.lowering.runtime import Call, OnnxNetwork
 
 NUM_CALIBRATION = 256

@@ -22,7 +22,8 @@ from analysis.exports.footprint import entropy_bound_bytes
 from analysis.manifest import EXPORTS
 from analysis.ticket import Ticket, load_ticket, save_ticket
 from trainers.data import load_data
-from trainers.lowering import onnx_model, simplify
+from trainers.lowering import simplify
+from trainers.lowering.onnx_writer import onnx_model
 
 MODELS = [
     {"family": "mlp", "widths": [12, 8], "batch_norm": True},

@@ -14,8 +14,9 @@ from analysis.exports.int8 import int8_bytes
 from trainers.bounds import IntervalPass
 from trainers.bounds.arithmetic import allow_for_float32
 from trainers.bounds.rounded import Rounded
-from trainers.lowering import onnx_model, simplify
+from trainers.lowering import simplify
 from trainers.lowering.onnx_reader import read_onnx
+from trainers.lowering.onnx_writer import onnx_model
 from trainers.lowering.runtime import OnnxNetwork
 from trainers.verify import Artifact, verify_artifact
 

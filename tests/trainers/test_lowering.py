@@ -11,7 +11,8 @@ from torch import nn
 from spaces.model import Cnn7Config, CnnConfig, MlpConfig, ResNetConfig
 from trainers.bounds.program import Program
 from trainers.errors import UnsupportedLayer
-from trainers.lowering import onnx_model, simplify
+from trainers.lowering import simplify
+from trainers.lowering.onnx_writer import onnx_model
 from trainers.lowering.simplify import STEPS, StoredAffine
 from trainers.models import Residual, build_model, prunable_weights
 from trainers.models.layers import Normalize

@@ -12,8 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from trainers.bounds.rounded import Rounded
 from trainers.errors import UnsupportedLayer
-from trainers.lowering import onnx_model, simplify
+from trainers.lowering import simplify
 from trainers.lowering.onnx_reader import read_onnx
+from trainers.lowering.onnx_writer import onnx_model
 from trainers.lowering.runtime import OnnxNetwork
 from trainers.verify import verify
 

@@ -12,8 +12,6 @@ from trainers import cost
 from trainers.bounds.program import Program
 from trainers.errors import ModelError
 from trainers.lowering.memory import memory_plan
-from trainers.lowering.onnx_writer import onnx_model
-from trainers.lowering.runtime import OnnxNetwork, interleaved_medians
 from trainers.lowering.simplify import simplify
 
 LATENCIES = {"latency_s": 1, "latency_256_s": 256}
@@ -41,6 +39,10 @@ def shipping_cost(
 
 def measure_latency(program: Program, input_shape: Sequence[int]) -> dict[str, float]:
     """Median seconds for 1 and for 256 random examples: ONNX Runtime, one CPU thread."""
+    # ONNX and its runtime are loaded where they are asked for: every worker imports this module.
+    from trainers.lowering.onnx_writer import onnx_model  # noqa: PLC0415
+    from trainers.lowering.runtime import OnnxNetwork, interleaved_medians  # noqa: PLC0415
+
     network = OnnxNetwork(onnx_model(program, input_shape).SerializeToString())
     x_BCHW = np.random.default_rng(0).random((256, *input_shape), dtype=np.float32)
     return {
